@@ -1,0 +1,191 @@
+// Package config is the file: its types, whose comments are the documentation of every key, and the loading of it,
+// which reports every problem in one pass with its position. It knows nothing of what the values are used for.
+package config
+
+// Config is one pilotlight.yaml. Every key has a default unless its comment says that it is required.
+type Config struct {
+	// Listen is the address of the data port, where clients ask for models. Default 127.0.0.1:8080.
+	Listen string `yaml:"listen"`
+	// Admin is the address of the admin port: status, wake, sleep, stop, metrics and /debug. Default 127.0.0.1:8081.
+	// It must be a loopback address.
+	Admin string `yaml:"admin"`
+	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
+	DrainLimit Duration `yaml:"drain_limit"`
+	// Limits bound what a client may send and how slowly.
+	Limits Limits `yaml:"limits"`
+	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.
+	Node Node `yaml:"node"`
+	// Models are the names that clients ask for. Required: at least one.
+	Models map[string]Model `yaml:"models" jsonschema:"required"`
+}
+
+// Limits bound what a client may send and how slowly. A limit of 0 means zero, not "no limit".
+type Limits struct {
+	// Body is the largest request body. Default 64MiB.
+	Body Size `yaml:"body"`
+	// Header is the largest request header, request line included. Default 64KiB.
+	Header Size `yaml:"header"`
+	// Connections is how many clients may be connected at once. Default 65536.
+	Connections int `yaml:"connections"`
+	// HeaderTime is how long a client may take to send a request's header. Default 10s.
+	HeaderTime Duration `yaml:"header_time"`
+	// BodyTime is how long a client may take to send a request's body. Default 5m.
+	BodyTime Duration `yaml:"body_time"`
+	// IdleTime is how long a connection stays open between two requests. Default 2m.
+	IdleTime Duration `yaml:"idle_time"`
+	// WriteTime is how long one write to a client may take before the client counts as gone: a client that stops
+	// reading must not hold a slot. Default 1m.
+	WriteTime Duration `yaml:"write_time"`
+}
+
+// Node is a host with GPUs.
+type Node struct {
+	// Name of the node. Default: the host's name.
+	Name string `yaml:"name"`
+	// GPUs of the node. Without any, memory is not counted and every backend fits.
+	GPUs []GPU `yaml:"gpus,omitempty"`
+	// HostMemory is how much of the host's memory sleeping backends may hold in sum. A backend that finds no room there is
+	// stopped instead. Default: half of the host's memory.
+	HostMemory Size `yaml:"host_memory"`
+	// Headroom is GPU memory that is never given out, on each GPU. Default 0B.
+	Headroom Size `yaml:"headroom"`
+	// StateDir holds the records of running model servers (by which a restarted agent adopts them), learned wake times,
+	// and the model servers' logs. Default: $XDG_STATE_HOME/pilotlight, or ~/.local/state/pilotlight.
+	StateDir string `yaml:"state_dir"`
+}
+
+// GPU is one GPU of a node.
+type GPU struct {
+	// Memory of the GPU. Required.
+	Memory Size `yaml:"memory" jsonschema:"required"`
+}
+
+// Model is what a client asks for by name.
+type Model struct {
+	// Aliases are other names that clients may use for the model.
+	Aliases []string `yaml:"aliases,omitempty"`
+	// ServedAs is the name by which the model server itself knows the model. A request that names the model otherwise
+	// is rewritten. Default: the model's own name.
+	ServedAs string `yaml:"served_as"`
+	// Backends are the model servers that can serve the model. Required: at least one.
+	Backends []Backend `yaml:"backends" jsonschema:"required"`
+	// Line bounds the requests that wait for a slot.
+	Line Line `yaml:"line"`
+	// Heartbeat is how often a client that asked for a stream of server-sent events gets a comment while it waits, so
+	// that nothing between it and us closes the connection. 0s turns heartbeats off. Default 10s.
+	Heartbeat Duration `yaml:"heartbeat"`
+	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default: none.
+	NoHeartbeat []string `yaml:"no_heartbeat,omitempty"`
+	// IdleTime is how long a backend stays ready after its last request. Default 5m.
+	IdleTime Duration `yaml:"idle_time"`
+	// StopAfter is how long a backend stays asleep before it is stopped and its host memory is given back. Default 24h.
+	StopAfter Duration `yaml:"stop_after"`
+	// Min is how many backends are kept ready without anybody asking. Default 0.
+	Min int `yaml:"min"`
+	// NeverSleep keeps every backend that is awake awake, idle or not. Default false.
+	NeverSleep bool `yaml:"never_sleep"`
+}
+
+// Line bounds the requests of one model that wait for a slot.
+type Line struct {
+	// Requests that may wait at once; the next one is refused with 429. Default 1000.
+	Requests int `yaml:"requests"`
+	// Bytes of request bodies that may wait at once; beyond that requests are refused with 429. Default 256MiB.
+	Bytes Size `yaml:"bytes"`
+	// MaxWait is how long a request may wait for a slot of a backend that is ready; then it is refused with 503. The
+	// time a backend takes to wake does not count: Backend.Stall bounds that. Default 5m.
+	MaxWait Duration `yaml:"max_wait"`
+}
+
+// Backend is one model server that serves the model. It has an address, or a process that we start, or both kinds of
+// hooks; an address alone is a server that somebody else keeps running.
+type Backend struct {
+	// Name of the backend, unique in the file. Default: the model's name, a dash and the position, as in llama-8b-0.
+	Name string `yaml:"name"`
+	// Process is the model server as a command that we start and stop.
+	Process *Process `yaml:"process,omitempty"`
+	// Address is host:port of a model server that somebody else starts. Either this or process is required.
+	Address string `yaml:"address,omitempty"`
+	// Engine is the kind of model server: its test of readiness, its load, its way to sleep. One of vllm, sglang,
+	// llama.cpp, ollama, tgi, triton, http. http knows only Backend.Ready. Default http.
+	Engine Engine `yaml:"engine"`
+	// Ready is the path whose 2xx answer says that the model server can answer. Default: the engine's own test; for
+	// engine http /health.
+	Ready string `yaml:"ready,omitempty"`
+	// Sleep is how the backend gives its GPU memory back while its process lives: none (it is stopped instead, where
+	// we started it), engine (the engine's own sleep mode), or hooks. Default none, or hooks where hooks are given.
+	Sleep Sleep `yaml:"sleep"`
+	// SleepLevel is vLLM's: 1 keeps the weights in host memory, 2 throws them away. Default 1; engines other than
+	// vllm have none.
+	SleepLevel int `yaml:"sleep_level,omitempty"`
+	// Hooks wake, sleep and stop the backend by plain HTTP requests.
+	Hooks *Hooks `yaml:"hooks,omitempty"`
+	// Memory is what the backend takes of GPU memory while ready, over all its GPUs. Default 0B.
+	Memory Size `yaml:"memory"`
+	// AsleepMemory is what it still takes of GPU memory while asleep, over all its GPUs. Default 0B.
+	AsleepMemory Size `yaml:"asleep_memory"`
+	// HostMemory is what it takes of host memory while asleep. Default: memory for a sleep mode that keeps the weights
+	// there (vllm level 1, sglang), else 0B.
+	HostMemory Size `yaml:"host_memory"`
+	// GPUs is how many GPUs the backend spreads over, evenly. Default 1; 0 for a backend that uses none.
+	GPUs int `yaml:"gpus"`
+	// Slots is how many requests the backend serves at once. Default 8.
+	Slots int `yaml:"slots"`
+	// Stall is how long a wake may go without any progress before it has failed: a log line, a change in what the server
+	// answers, bytes read from disk. It is no deadline: a load that goes on may take as long as it needs. Default 2m.
+	Stall Duration `yaml:"stall"`
+}
+
+// Process is a model server as a command. {port} in the command, in the environment's values and in nothing else stands for the
+// port it is given, {gpus} for the comma-separated indices of its GPUs, which CUDA_VISIBLE_DEVICES holds too.
+type Process struct {
+	// Command and its arguments. Required. It is not passed through a shell.
+	Command []string `yaml:"command" jsonschema:"required"`
+	// Dir is the working directory. Default: that of pilotlight.
+	Dir string `yaml:"dir,omitempty"`
+	// Env adds to the environment of pilotlight.
+	Env map[string]string `yaml:"env,omitempty"`
+	// SecretEnv adds to it from files: each value is the path of a file that holds the secret.
+	SecretEnv map[string]string `yaml:"secret_env,omitempty"`
+	// Port it listens on. Default 0: a free one, found at each start.
+	Port int `yaml:"port"`
+	// StopTime is how long the process group may take to end after SIGTERM, before SIGKILL. Default 10s.
+	StopTime Duration `yaml:"stop_time"`
+}
+
+// Hooks are HTTP requests by which a backend is moved; each is "METHOD URL". Only wake and sleep together make a backend that
+// can sleep.
+type Hooks struct {
+	// Wake is sent to wake the backend. Its answer must be 2xx.
+	Wake string `yaml:"wake,omitempty"`
+	// Sleep is sent to put it to sleep. Its answer must be 2xx.
+	Sleep string `yaml:"sleep,omitempty"`
+	// Stop is sent to stop it. Default: none, it stays asleep.
+	Stop string `yaml:"stop,omitempty"`
+	// BearerFile is the path of a file whose content is sent as a bearer token.
+	BearerFile string `yaml:"bearer_file,omitempty"`
+}
+
+// Engine is a kind of model server.
+type Engine string
+
+// The engines.
+const (
+	VLLM     Engine = "vllm"
+	SGLang   Engine = "sglang"
+	LlamaCPP Engine = "llama.cpp"
+	Ollama   Engine = "ollama"
+	TGI      Engine = "tgi"
+	Triton   Engine = "triton"
+	HTTP     Engine = "http"
+)
+
+// Sleep is how a backend gives its GPU memory back while its process lives.
+type Sleep string
+
+// The ways to sleep.
+const (
+	SleepNone   Sleep = "none"
+	SleepEngine Sleep = "engine"
+	SleepHooks  Sleep = "hooks"
+)

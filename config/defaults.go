@@ -1,0 +1,117 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// setDefaults sets what a new value holds before the file speaks. Which defaults apply is decided by which keys are in the
+// file, never by a value being zero: a 0 in the file means zero. Types that it does not name default to nothing.
+func setDefaults(v any) {
+	const second, minute = Duration(time.Second), Duration(time.Minute)
+	switch v := v.(type) {
+	case *Config:
+		*v = Config{
+			Listen:     "127.0.0.1:8080",
+			Admin:      "127.0.0.1:8081",
+			DrainLimit: 30 * second,
+			Limits: Limits{
+				Body:        64 * MiB,
+				Header:      64 * KiB,
+				Connections: 65536,
+				HeaderTime:  10 * second,
+				BodyTime:    5 * minute,
+				IdleTime:    2 * minute,
+				WriteTime:   1 * minute,
+			},
+		}
+	case *Model:
+		*v = Model{
+			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
+			Heartbeat: 10 * second,
+			IdleTime:  5 * minute,
+			StopAfter: 24 * 60 * minute,
+		}
+	case *Backend:
+		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, Stall: 2 * minute}
+	case *Process:
+		*v = Process{StopTime: 10 * second}
+	}
+}
+
+// derive fills in the defaults that depend on other keys or on this host.
+func (c *Config) derive(at *place) {
+	if c.Node.Name == "" {
+		c.Node.Name, _ = os.Hostname()
+	}
+	if c.Node.Name == "" {
+		c.Node.Name = "localhost"
+	}
+	if at.below("node").get("host_memory") == nil {
+		c.Node.HostMemory = hostMemory() / 2
+	}
+	if c.Node.StateDir == "" {
+		dir, err := stateDir()
+		if err != nil {
+			at.below("node").problem("node.state_dir has no default here: %s", err)
+		}
+		c.Node.StateDir = dir
+	}
+	for name, at := range at.models() {
+		m := c.Models[name]
+		if m.ServedAs == "" {
+			m.ServedAs = name
+		}
+		backends := at.below("backends")
+		for i := range m.Backends {
+			m.Backends[i].derive(backends.item(i), fmt.Sprintf("%s-%d", name, i))
+		}
+		c.Models[name] = m
+	}
+}
+
+func (b *Backend) derive(at *place, name string) {
+	if b.Name == "" {
+		b.Name = name
+	}
+	if b.Ready == "" && b.Engine == HTTP {
+		b.Ready = "/health"
+	}
+	if at.get("sleep") == nil && b.Hooks != nil && b.Hooks.Wake != "" && b.Hooks.Sleep != "" {
+		b.Sleep = SleepHooks
+	}
+	if at.get("sleep_level") == nil && b.Engine == VLLM {
+		b.SleepLevel = 1
+	}
+	keepsWeights := b.Sleep == SleepEngine && (b.Engine == VLLM && b.SleepLevel == 1 || b.Engine == SGLang)
+	if at.get("host_memory") == nil && keepsWeights {
+		b.HostMemory = b.Memory
+	}
+}
+
+// stateDir is where programs of this user keep state, by the XDG base directory specification.
+func stateDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "pilotlight"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".local", "state", "pilotlight"), nil
+}
+
+// hostMemory is that of this host; 0 where it does not say.
+func hostMemory() Size {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	var kib Size
+	if _, err := fmt.Sscanf(string(text), "MemTotal: %d kB", &kib); err != nil {
+		return 0
+	}
+	return kib * KiB
+}
