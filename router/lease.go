@@ -1,0 +1,105 @@
+package router
+
+import (
+	"context"
+	"time"
+)
+
+// Lease is one request's right to one slot of a backend, from Acquire until Release.
+type Lease struct {
+	Backend *Backend // as it was when the lease was given
+	Model   *Model   // likewise
+	Why     Why
+	Waited  time.Duration // in line
+	Cold    bool          // no backend was ready when the request came
+
+	line      *line
+	candidate *Candidate
+	at        time.Time
+}
+
+// A backend that breaks this many requests in a row is ejected, for firstEjection and then twice as long each time, up to maxEjection.
+const (
+	brokenToEject = 3
+	firstEjection = time.Second
+	maxEjection   = 30 * time.Second
+)
+
+// lease takes a slot of c. l.mu is held.
+func (l *line) lease(c *Candidate, why Why, now time.Time) Lease {
+	c.InFlight++
+	c.last = now
+	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now}
+}
+
+// Release gives the slot back and says how the request ended. It must be called exactly once.
+func (s *Lease) Release(o Outcome) {
+	now := time.Now()
+	l, c := s.line, s.candidate
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch o {
+	case OK:
+		c.broke = 0
+		l.hold = smooth(l.hold, now.Sub(s.at))
+	case Broken:
+		if c.broke++; c.broke >= brokenToEject {
+			c.Ejected = now.Add(min(firstEjection<<min(c.broke-brokenToEject, 8), maxEjection))
+		}
+	case Refused, Left:
+	}
+	l.free(c, now)
+}
+
+// smooth is an exponentially weighted mean that starts at the first value.
+func smooth(mean, value time.Duration) time.Duration {
+	if mean == 0 {
+		return value
+	}
+	return mean + (value-mean)/8
+}
+
+// free takes a slot back and serves whoever waits for it. l.mu is held.
+func (l *line) free(c *Candidate, now time.Time) {
+	if c.InFlight--; c.InFlight < 0 {
+		panic("BUG: a slot of " + c.ID + " was released twice")
+	}
+	c.last = now
+	l.serve(now)
+	if c.InFlight == 0 && c.drained != nil {
+		close(c.drained)
+		c.drained = nil
+	}
+}
+
+// drained waits until nothing is in flight on a backend.
+func (l *line) drained(ctx context.Context, backend string) error {
+	l.mu.Lock()
+	c := l.candidate(backend)
+	if c == nil || c.InFlight == 0 {
+		l.mu.Unlock()
+		return nil
+	}
+	if c.drained == nil {
+		c.drained = make(chan struct{})
+	}
+	drained := c.drained
+	l.mu.Unlock()
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// use says how much a backend is used.
+func (l *line) use(backend string) Use {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u := Use{Waiting: l.waiters.Len(), Bytes: l.bytes}
+	if c := l.candidate(backend); c != nil {
+		u.InFlight, u.Last = c.InFlight, c.last
+	}
+	return u
+}
