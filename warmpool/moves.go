@@ -1,0 +1,265 @@
+package warmpool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"pilotlight/router"
+)
+
+// A backend that fails to wake, or dies within shortLife of it, rests: for firstRest, then twice as long each time, up to
+// maxRest, a fifth more or less so that those that failed together do not come back together.
+const (
+	shortLife = 10 * time.Second
+	firstRest = time.Second
+	maxRest   = 5 * time.Minute
+)
+
+// find asks the launcher what is there already.
+func (k *Keeper) find(u *unit) {
+	k.begin(u, finding, func(ctx context.Context) func() {
+		found, err := u.launcher.Find(ctx)
+		return func() { k.found(u, found, err) }
+	})
+}
+
+// found takes over a model server that was there before its keeper.
+func (k *Keeper) found(u *unit, f Found, err error) {
+	if err != nil {
+		k.log.Warn("looking for a running model server", "model", u.model, "backend", u.id, "error", err)
+		return
+	}
+	switch f.State {
+	case router.Ready:
+		k.isUp(u, f.Up, "found running")
+	case router.Asleep:
+		u.up, u.tier = f.Up, f.Tier
+		k.commit(u, f.Up.GPUs, u.spec.AsleepMemory, u.spec.HostMemory)
+		k.move(u, slept, "found asleep")
+		k.watch(u)
+	case router.Waking:
+		u.up = f.Up
+		k.commit(u, f.Up.GPUs, u.spec.Memory, 0)
+		k.move(u, wanted, "found starting")
+		u.kept = true
+		k.awaken(u, f.Up.GPUs)
+	case router.Stopped, router.Draining, router.Failed:
+	}
+}
+
+// want notes that somebody waits for the backend. What follows from that is settled afterwards.
+func (k *Keeper) want(u *unit, w *wait, now time.Time) {
+	switch {
+	case u.state == router.Ready:
+		w.done <- nil
+	case u.state == router.Failed && (u.rested.After(now) || u.op != nothing):
+		w.done <- u.resting(now)
+	default:
+		u.waits = append(u.waits, w)
+	}
+}
+
+// resting is what those are told who want a backend that rests after a failure.
+func (u *unit) resting(now time.Time) error {
+	return &router.Refusal{
+		Status: 503, Code: router.WakeFailed, RetryAfter: max(u.rested.Sub(now), time.Second),
+		Reason: fmt.Sprintf("%s rests after a failure: %s", u.model, u.reason),
+	}
+}
+
+// awaken lets the launcher wake the backend.
+func (k *Keeper) awaken(u *unit, gpus []int) {
+	u.began = time.Now()
+	k.begin(u, awaking, func(ctx context.Context) func() {
+		up, err := u.launcher.Wake(ctx, gpus)
+		return func() { k.woke(u, up, err) }
+	})
+}
+
+// woke is what became of a wake.
+func (k *Keeper) woke(u *unit, up Up, err error) {
+	switch {
+	case err == nil:
+		if e := k.learned.Learn(u.id, u.tier, time.Since(u.began)); e != nil {
+			k.log.Warn("learned wake times are not saved", "error", e)
+		}
+		k.isUp(u, up, "its engine answers")
+	case u.abort != "":
+		u.reason = u.abort
+		k.bringDown(u, true)
+	default:
+		k.fell(u, err)
+	}
+	u.abort = ""
+}
+
+// isUp makes a backend ready and tells the edges at once.
+func (k *Keeper) isUp(u *unit, up Up, why string) {
+	u.up, u.tier = up, router.OnGPU
+	k.commit(u, up.GPUs, u.spec.Memory, 0)
+	k.move(u, cameUp, why)
+	k.watch(u)
+	k.publish()
+	u.answer(nil)
+}
+
+// watch waits for the model server to end by itself.
+func (k *Keeper) watch(u *unit) {
+	if u.up.Gone == nil {
+		return
+	}
+	gone := u.up.Gone
+	k.ops.Go(func() {
+		select {
+		case err := <-gone:
+			k.do(func() {
+				if u.up.Gone == gone {
+					u.lost = err
+				}
+			})
+		case <-k.closing:
+		}
+	})
+}
+
+// fell takes note of a failure: the backend rests, whoever waits is refused, and what is left of it is cleared away.
+func (k *Keeper) fell(u *unit, err error) {
+	now := time.Now()
+	rests := time.Duration(0)
+	switch {
+	case u.state == router.Waking:
+		u.failed++
+		rests = rest(u.failed, rand.Float64())
+	case now.Sub(u.since) < shortLife: // the first time may be chance
+		rests = rest(u.failed, rand.Float64())
+		u.failed++
+	default:
+		u.failed = 0
+	}
+	u.rested = now.Add(rests)
+	k.log.Warn("backend fell over", "model", u.model, "backend", u.id, "error", err, "failed", u.failed, "rests", rests.Round(time.Millisecond))
+	code := router.WakeFailed
+	if errors.Is(err, ErrStalled) {
+		code = router.WakeStalled
+	}
+	k.move(u, fellOver, err.Error())
+	k.publish()
+	u.answer(&router.Refusal{
+		Status: 503, Code: code, RetryAfter: max(u.rested.Sub(now), time.Second),
+		Reason: fmt.Sprintf("%s could not be woken: %v", u.model, err),
+	})
+	k.stop(u)
+}
+
+// rest is how long a backend rests after it failed n times in a row; jitter is from 0 to 1. A server that had served
+// for a while does not rest.
+func rest(n int, jitter float64) time.Duration {
+	if n == 0 {
+		return 0
+	}
+	full := min(firstRest<<min(n-1, 16), maxRest)
+	return time.Duration(float64(full) * (0.8 + 0.4*jitter))
+}
+
+// dismiss lets the backend finish what it has in flight and takes it off its GPU. A firm dismissal is not taken back when
+// the backend is wanted again.
+func (k *Keeper) dismiss(u *unit, why string, firm, stop bool) {
+	if time.Since(u.since) >= shortLife {
+		u.failed = 0
+	}
+	if !k.move(u, dismissed, why) {
+		return
+	}
+	u.firm, u.halt = firm, stop
+	k.publish() // from here on nothing is admitted
+	k.drain(u)
+}
+
+// drain waits until the edges have nothing in flight on the backend.
+func (k *Keeper) drain(u *unit) {
+	k.begin(u, draining, func(ctx context.Context) func() {
+		err := k.edge.Drained(ctx, u.id)
+		return func() {
+			switch {
+			case u.lost != nil: // settled with everything else
+			case !u.firm && u.isWanted():
+				k.move(u, wanted, "wanted again")
+				k.publish()
+				u.answer(nil)
+			case err != nil: // called off, and then meant after all
+				k.drain(u)
+			default:
+				k.bringDown(u, u.halt)
+			}
+		}
+	})
+}
+
+// bringDown puts the backend to sleep or, where it cannot or must not, stops it.
+func (k *Keeper) bringDown(u *unit, stop bool) {
+	if u.canStop() && (stop || u.spec.HostMemory > k.ledger.FreeHost()) || !u.canSleep() {
+		k.stop(u)
+		return
+	}
+	k.begin(u, sleeping, func(ctx context.Context) func() {
+		tier, err := u.launcher.Sleep(ctx)
+		return func() {
+			switch {
+			case err == nil:
+				u.tier = tier
+				k.commit(u, u.up.GPUs, u.spec.AsleepMemory, u.spec.HostMemory)
+				k.move(u, slept, u.reason)
+			case errors.Is(err, ErrCannotSleep):
+				k.stop(u)
+			default:
+				k.fell(u, fmt.Errorf("put %s to sleep: %w", u.id, err))
+			}
+		}
+	})
+}
+
+// stop ends the backend and whatever is left of it.
+func (k *Keeper) stop(u *unit) {
+	k.begin(u, stopping, func(ctx context.Context) func() {
+		err := u.launcher.Stop(ctx)
+		return func() { k.halted(u, err) }
+	})
+}
+
+// halted is what became of a stop.
+func (k *Keeper) halted(u *unit, err error) {
+	u.lost = nil
+	switch {
+	case err == nil || errors.Is(err, ErrCannotStop) && u.state == router.Failed:
+		u.up, u.tier = Up{}, router.OnDisk
+		k.ledger.Release(u.id)
+		k.changed = true
+		k.move(u, halted, u.reason)
+	case errors.Is(err, ErrCannotStop) && u.state == router.Waking: // a server of somebody else's; it may still come up
+		k.move(u, halted, "called off")
+		k.ledger.Release(u.id)
+	default:
+		k.log.Error("stopping a backend", "model", u.model, "backend", u.id, "error", err)
+		u.rested = time.Now().Add(maxRest)
+		k.move(u, fellOver, fmt.Sprintf("it does not stop: %v", err))
+	}
+}
+
+// dismissByHand takes a backend down because a person said so.
+func (k *Keeper) dismissByHand(u *unit, stop bool) *wait {
+	w := &wait{done: make(chan error, 1)}
+	if u.fixed() {
+		w.done <- fmt.Errorf("%s: %w, and %w", u.id, ErrCannotSleep, ErrCannotStop)
+		return w
+	}
+	if stop && !u.canStop() {
+		w.done <- fmt.Errorf("%s: %w", u.id, ErrCannotStop)
+		return w
+	}
+	u.downs = append(u.downs, w)
+	u.halt = u.halt || stop
+	return w
+}

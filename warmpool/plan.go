@@ -1,0 +1,113 @@
+package warmpool
+
+import (
+	"fmt"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/router"
+)
+
+// Seen is one backend as the plan sees it.
+type Seen struct {
+	ID     string
+	Model  string
+	State  router.State
+	Since  time.Time
+	Rested time.Time // Failed only: until when it rests
+	Use    router.Use
+	Policy config.Model
+	Stays  bool // nobody can take it off its GPU
+	Sleeps bool // nobody can stop it
+}
+
+// Step is one thing to do, and why.
+type Step struct {
+	ID    string
+	Event event // wanted, dismissed, halted (what sleeps is to be stopped) or rested
+	Why   string
+}
+
+// look is how often a busy backend is looked at again.
+const look = time.Second
+
+// Plan says what to do now on one node, and when to look again (the zero time: when something happens). It looks at nothing but its
+// arguments. What a request asks for is no matter of the plan; it says what happens when nobody asks:
+// failures rest, min backends of each model stay ready, the others sleep after their idle time and stop long after.
+func Plan(now time.Time, seen []Seen) (steps []Step, next time.Time) {
+	again := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	awake := map[string]int{}
+	for _, s := range seen {
+		if s.State == router.Ready || s.State == router.Waking {
+			awake[s.Model]++
+		}
+	}
+	for _, s := range seen {
+		step, at := s.step(now, awake[s.Model])
+		switch {
+		case step.Why != "":
+			step.ID = s.ID
+			steps = append(steps, step)
+			switch step.Event {
+			case wanted:
+				awake[s.Model]++
+			case dismissed:
+				awake[s.Model]--
+			}
+		case !at.IsZero():
+			again(at)
+		}
+	}
+	return steps, next
+}
+
+// step is what to do with one backend now, or when to look at it again. awake counts the backends of its model that are
+// ready or on the way.
+func (s *Seen) step(now time.Time, awake int) (Step, time.Time) {
+	switch s.State {
+	case router.Failed:
+		if now.Before(s.Rested) {
+			return Step{}, s.Rested
+		}
+		return Step{Event: rested, Why: "has rested"}, time.Time{}
+	case router.Stopped, router.Asleep:
+		if awake < s.Policy.Min {
+			return Step{Event: wanted, Why: fmt.Sprintf("min: %d", s.Policy.Min)}, time.Time{}
+		}
+		if s.State == router.Stopped || s.Sleeps {
+			return Step{}, time.Time{}
+		}
+		at := s.Since.Add(s.Policy.StopAfter.Std())
+		if now.Before(at) {
+			return Step{}, at
+		}
+		return Step{Event: halted, Why: fmt.Sprintf("asleep for %s", s.Policy.StopAfter)}, time.Time{}
+	case router.Ready:
+		if s.Policy.NeverSleep || s.Stays || awake <= s.Policy.Min {
+			return Step{}, time.Time{}
+		}
+		return s.idle(now)
+	case router.Waking, router.Draining:
+	}
+	return Step{}, time.Time{}
+}
+
+// idle is the first policy: a fixed idle time.
+func (s *Seen) idle(now time.Time) (Step, time.Time) {
+	after := s.Policy.IdleTime.Std()
+	if s.Use.InFlight > 0 || s.Use.Waiting > 0 {
+		return Step{}, now.Add(min(max(after, time.Millisecond), look))
+	}
+	from := s.Since
+	if s.Use.Last.After(from) {
+		from = s.Use.Last
+	}
+	if at := from.Add(after); now.Before(at) {
+		return Step{}, at
+	}
+	return Step{Event: dismissed, Why: fmt.Sprintf("idle for %s", s.Policy.IdleTime)}, time.Time{}
+}

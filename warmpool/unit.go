@@ -1,0 +1,183 @@
+package warmpool
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/router"
+)
+
+// unit is one backend and where it is in its life. It belongs to the goroutine of Run.
+type unit struct {
+	id       string
+	model    string
+	policy   config.Model
+	spec     config.Backend
+	launcher Launcher
+
+	state  router.State
+	tier   router.Tier
+	since  time.Time
+	reason string
+	rested time.Time // Failed: until when it rests
+	failed int       // wakes and short lives that failed in a row
+
+	up   Up
+	lost error // its model server ended by itself; not dealt with yet
+
+	op     op                 // what its launcher does now
+	cancel context.CancelFunc // of op
+	waits  []*wait            // who wants it ready
+	kept   bool               // so does the plan
+	downs  []*wait            // who wants it down
+
+	began   time.Time // Waking: when its launcher began
+	placed  bool      // Waking: it has its GPUs, and their memory once victims have left
+	victims []*unit   // Waking: who must leave first
+	abort   string    // Waking: why it is to be called off
+	firm    bool      // Draining: it leaves even if it is wanted again
+	halt    bool      // Draining: it stops instead of sleeping
+
+	next *config.Backend // what the file says of it now, where it must be stopped first
+	gone bool            // it is no longer in the file
+}
+
+// op is what a launcher is doing with a backend. There is one at a time.
+type op uint8
+
+const (
+	nothing op = iota
+	finding
+	awaking
+	draining // waits for the edges; the launcher itself does nothing
+	sleeping
+	stopping
+)
+
+// wait is somebody who waits for a backend to be up, or down.
+type wait struct{ done chan error } // capacity 1
+
+// answer tells everybody who wants the backend ready.
+func (u *unit) answer(err error) {
+	for _, w := range u.waits {
+		w.done <- err
+	}
+	u.waits, u.kept = nil, false
+}
+
+// isWanted says whether anybody wants it ready.
+func (u *unit) isWanted() bool { return len(u.waits) > 0 || u.kept }
+
+// canStop says whether its launcher can end it.
+func (u *unit) canStop() bool {
+	return u.spec.Process != nil || u.spec.Hooks != nil && u.spec.Hooks.Stop != ""
+}
+
+// canSleep says whether its launcher can put it to sleep.
+func (u *unit) canSleep() bool { return u.spec.Sleep != config.SleepNone && u.spec.Sleep != "" }
+
+// fixed says that nobody here can take it off its GPU.
+func (u *unit) fixed() bool { return !u.canStop() && !u.canSleep() }
+
+// inOrder lists the units in the order of their IDs.
+func (k *Keeper) inOrder() []*unit {
+	return slices.SortedFunc(maps.Values(k.units), func(a, b *unit) int { return cmp.Compare(a.id, b.id) })
+}
+
+// take makes the units those of the models.
+func (k *Keeper) take(models map[string]config.Model) {
+	named := map[string]bool{}
+	for model, policy := range models {
+		for _, spec := range policy.Backends {
+			named[spec.Name] = true
+			u := k.units[spec.Name]
+			if u == nil {
+				u = &unit{id: spec.Name, spec: spec, since: time.Now()}
+				u.launcher = k.launch(model, policy, spec)
+				k.units[u.id] = u
+				k.find(u)
+			}
+			u.gone = false
+			u.model, u.policy = model, policy
+			if u.next = nil; !reflect.DeepEqual(u.spec, spec) {
+				u.next = &spec
+			}
+		}
+	}
+	for id, u := range k.units {
+		u.gone = !named[id]
+	}
+	k.changed = true
+}
+
+// begin lets the launcher do something, off the keeper's goroutine; after is run on it.
+func (k *Keeper) begin(u *unit, o op, run func(context.Context) (after func())) {
+	if u.op != nothing {
+		panic("BUG: two things are done with " + u.id + " at once")
+	}
+	if k.isClosing() {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	u.op, u.cancel = o, cancel
+	k.ops.Go(func() {
+		defer cancel()
+		after := run(ctx)
+		k.do(func() {
+			u.op, u.cancel = nothing, nil
+			if !k.isClosing() { // else it was called off, and nothing follows from that
+				after()
+			}
+		})
+	})
+}
+
+// move takes a backend through the life table. It says whether the event led anywhere.
+func (k *Keeper) move(u *unit, e event, why string) bool {
+	to, ok := life[u.state][e]
+	if !ok {
+		return false
+	}
+	k.log.Info("backend moved", "model", u.model, "backend", u.id, "from", u.state.String(), "to", to.String(), "event", e.String(), "reason", why)
+	u.state, u.since, u.reason = to, time.Now(), why
+	k.changed = true
+	return true
+}
+
+// publish tells the edges.
+func (k *Keeper) publish() {
+	all := make([]router.Backend, 0, len(k.units))
+	for _, u := range k.inOrder() {
+		all = append(all, router.Backend{
+			ID: u.id, Model: u.model, Node: k.node.Name, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
+			GPUs: u.up.GPUs, Memory: u.spec.Memory, State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested,
+			WakeTime: k.wakeTime(u),
+		})
+	}
+	k.changed = false
+	k.edge.Observe(k.node.Name, all)
+}
+
+// wakeTime is how long a wake of the backend is expected to take.
+func (k *Keeper) wakeTime(u *unit) time.Duration {
+	switch u.state {
+	case router.Ready:
+		return 0
+	case router.Draining:
+		if !u.firm {
+			return 0
+		}
+	case router.Stopped, router.Asleep, router.Waking, router.Failed:
+	}
+	return k.learned.Expect(u.id, u.tier, u.spec.Memory)
+}
+
+// commit notes in the ledger what the backend holds on its GPUs.
+func (k *Keeper) commit(u *unit, gpus []int, memory, host config.Size) {
+	k.ledger.Commit(u.id, Commitment{GPUs: gpus, Each: Spread(memory, len(gpus)), Host: host})
+}
