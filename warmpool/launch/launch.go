@@ -1,0 +1,241 @@
+// Package launch has the real ways to wake a backend and to put it to sleep: a process of ours, an engine's own sleep mode,
+// HTTP hooks. One Launcher moves one backend; what has to outlive pilotlight (which process is whose, what sleeps) it
+// keeps as a record in the state directory, by which a later Launcher finds the backend again.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/probe"
+	"pilotlight/probe/engine"
+	"pilotlight/router"
+	"pilotlight/warmpool"
+)
+
+// Spec is what a Launcher needs to know of its backend.
+type Spec struct {
+	ID       string            // unique on the node; names its record and its log
+	ServedAs string            // the model's name as the model server knows it
+	Backend  config.Backend    // with its defaults filled in
+	StateDir string            // of the node; records go to backends/, logs to logs/
+	HTTP     http.RoundTripper // how the model server is asked. If nil, over TCP
+	Log      *slog.Logger
+}
+
+// Launcher moves one backend between the tiers. It is a warmpool.Launcher: its methods are called one at a time.
+type Launcher struct {
+	spec   Spec
+	engine engine.Engine
+	client *http.Client
+	mode   mode
+	log    *slog.Logger
+
+	record record // what outlives us
+	child  *child // the process, nil where there is none
+
+	closing  chan struct{}  // closed by Close
+	watchers sync.WaitGroup // of processes, until they end or closing
+}
+
+// New makes the Launcher of one backend. It does nothing yet.
+func New(spec Spec) *Launcher {
+	client := &http.Client{
+		Transport:     spec.HTTP,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	if spec.HTTP == nil {
+		client.Transport = &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: probeTime}).DialContext,
+			MaxIdleConnsPerHost: 2,
+			IdleConnTimeout:     time.Minute,
+			DisableCompression:  true,
+		}
+	}
+	l := &Launcher{
+		spec:    spec,
+		engine:  engine.New(spec.Backend.Engine, spec.ServedAs, spec.Backend.Ready),
+		client:  client,
+		log:     spec.Log.With("backend", spec.ID),
+		closing: make(chan struct{}),
+	}
+	l.mode = newMode(spec, l.engine, client)
+	l.record = l.readRecord()
+	return l
+}
+
+// Close lets go of the backend, whose process goes on, and returns when nobody watches over it any more. No method may be called
+// after it.
+func (l *Launcher) Close() {
+	close(l.closing)
+	l.watchers.Wait()
+	l.client.CloseIdleConnections()
+}
+
+// Find says what is there already. A process of which there is a record is adopted even if the configuration's command is
+// another by now: it serves, and a second copy would not.
+func (l *Launcher) Find(ctx context.Context) (warmpool.Found, error) {
+	stopped := warmpool.Found{State: router.Stopped, Tier: router.OnDisk}
+	c := l.current()
+	if l.spec.Backend.Process != nil && c == nil {
+		return stopped, nil
+	}
+	status := probe.Asleep
+	if l.record.Slept == nil || l.engine.SaysAsleep() {
+		status, _ = l.status(ctx)
+	}
+	if err := ctx.Err(); err != nil {
+		return stopped, fmt.Errorf("find %s: %w", l.spec.ID, err)
+	}
+	found := warmpool.Found{Tier: router.OnDisk, Up: l.up()}
+	switch status {
+	case probe.Ready:
+		found.State, found.Tier = router.Ready, router.OnGPU
+	case probe.Asleep:
+		found.State, found.Tier = router.Asleep, l.asleepTier()
+	case probe.Loading:
+		found.State = router.Waking
+	case probe.Away:
+		if c == nil {
+			return stopped, nil
+		}
+		found.State = router.Waking // it lives, and listens soon
+	}
+	return found, nil
+}
+
+// Wake makes the backend ready: it starts the process where there is none, has the engine wake up where it sleeps, and returns as
+// soon as the engine says that it can answer. A Wake that fails or is cancelled stops the process again: what it has
+// done so far to the GPU nobody knows.
+func (l *Launcher) Wake(ctx context.Context, gpus []int) (warmpool.Up, error) {
+	if err := l.wake(ctx, gpus); err != nil {
+		if c := l.current(); c != nil {
+			err = errors.Join(err, l.stopProcess(context.WithoutCancel(ctx), c))
+		}
+		return warmpool.Up{}, fmt.Errorf("wake %s: %w", l.spec.ID, err)
+	}
+	if l.record.Slept != nil {
+		l.record.Slept = nil
+		if err := l.saveRecord(); err != nil {
+			return warmpool.Up{}, fmt.Errorf("wake %s: %w", l.spec.ID, err)
+		}
+	}
+	return l.up(), nil
+}
+
+func (l *Launcher) wake(ctx context.Context, gpus []int) error {
+	if l.spec.Backend.Process == nil || l.current() != nil {
+		return l.awaitReady(ctx)
+	}
+	for attempt := 1; ; attempt++ {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := l.start(gpus); err != nil {
+			return err
+		}
+		err := l.awaitReady(ctx)
+		if ended, ok := errors.AsType[*endedError](err); !ok || !ended.portTaken ||
+			l.spec.Backend.Process.Port != 0 || attempt == maxPorts {
+			return err
+		}
+		l.log.Info("the port was taken meanwhile, trying another", "addr", l.record.Addr)
+	}
+}
+
+// maxPorts is how many ports a wake tries when others take them between our finding them free and the model server's use.
+const maxPorts = 5
+
+// Sleep gives the GPU memory back, once the engine says that it has nothing to do.
+func (l *Launcher) Sleep(ctx context.Context) (router.Tier, error) {
+	tier, err := l.sleep(ctx)
+	if err != nil {
+		return tier, fmt.Errorf("sleep %s: %w", l.spec.ID, err)
+	}
+	return tier, nil
+}
+
+func (l *Launcher) sleep(ctx context.Context) (router.Tier, error) {
+	if !l.mode.canSleep() {
+		return router.OnGPU, warmpool.ErrCannotSleep
+	}
+	if l.spec.Backend.Process != nil && l.current() == nil {
+		return router.OnGPU, errors.New("its process has ended")
+	}
+	if err := l.awaitIdle(ctx); err != nil {
+		return router.OnGPU, err
+	}
+	tier, err := l.mode.sleep(ctx, l.addr())
+	if err != nil {
+		return router.OnGPU, err
+	}
+	if l.mode.says() {
+		if err := l.awaitStatus(ctx, probe.Asleep); err != nil {
+			return router.OnGPU, err
+		}
+	}
+	l.record.Slept = &tier
+	return tier, l.saveRecord()
+}
+
+// Stop ends the backend. A process is gone with its whole group when Stop returns.
+func (l *Launcher) Stop(ctx context.Context) error {
+	err := warmpool.ErrCannotStop
+	switch c := l.current(); {
+	case c != nil:
+		err = l.stopProcess(ctx, c)
+	case l.spec.Backend.Process != nil:
+		err = nil
+	case l.spec.Backend.Hooks != nil && l.spec.Backend.Hooks.Stop != "":
+		err = l.mode.hook(ctx, l.spec.Backend.Hooks.Stop)
+	}
+	if err != nil {
+		return fmt.Errorf("stop %s: %w", l.spec.ID, err)
+	}
+	return nil
+}
+
+// addr is where the model server listens.
+func (l *Launcher) addr() string {
+	if l.child != nil {
+		return l.record.Addr
+	}
+	return l.spec.Backend.Address
+}
+
+func (l *Launcher) up() warmpool.Up {
+	up := warmpool.Up{Addr: l.addr()}
+	if l.child != nil {
+		up.PID, up.GPUs, up.Gone = l.child.pid, slices.Clone(l.record.GPUs), l.child.gone
+	}
+	return up
+}
+
+// asleepTier is where the weights of an engine that sleeps are: what the sleep said that put it there, or what ours would.
+func (l *Launcher) asleepTier() router.Tier {
+	if l.record.Slept != nil {
+		return *l.record.Slept
+	}
+	return l.mode.tier()
+}
+
+// status asks the model server how far it is, for no longer than one probe may take.
+func (l *Launcher) status(ctx context.Context) (probe.Status, string) {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	return l.engine.Status(ctx, l.client, l.addr())
+}
+
+// path of one of the backend's files in the state directory.
+func (l *Launcher) path(folder, suffix string) string {
+	return filepath.Join(l.spec.StateDir, folder, fileName(l.spec.ID)+suffix)
+}
