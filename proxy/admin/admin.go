@@ -1,0 +1,136 @@
+// Package admin is the port for operators: status, moves by hand, metrics and /debug. It is plain net/http, on loopback.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"pilotlight/router"
+)
+
+// Lives moves backends by hand: the keeper.
+type Lives interface {
+	// WakeModel wakes one more backend of a model and returns when it is ready.
+	WakeModel(ctx context.Context, model string) error
+	// Dismiss puts the backends of a model to sleep, or stops them, and returns when that is done.
+	Dismiss(ctx context.Context, model string, stop bool) error
+}
+
+// Options are what the admin port shows and does. All are required.
+type Options struct {
+	Router   *router.Router
+	Lives    Lives
+	Visits   func() any // the last requests
+	Config   func() any // what is loaded, and how the last reload went
+	Registry *prometheus.Registry
+	Log      *slog.Logger
+}
+
+// Handler answers the admin port's requests. Pages of other sites can neither read nor send anything: the Host must be
+// a loopback one, and requests that change something must not come from another origin.
+func Handler(o Options) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, StatusOf(o.Router)) })
+	for verb, move := range map[string]func(context.Context, string) error{
+		"wake":  o.Lives.WakeModel,
+		"sleep": func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, false) },
+		"stop":  func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, true) },
+	} {
+		mux.HandleFunc("POST /api/"+verb+"/{model...}", func(w http.ResponseWriter, r *http.Request) { o.move(w, r, move) })
+	}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", o.ready)
+	mux.HandleFunc("GET /{$}", home)
+	mux.HandleFunc("GET /debug/{$}", home)
+	mux.HandleFunc("GET /debug/config", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Config()) })
+	mux.HandleFunc("GET /debug/visits", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Visits()) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return onLoopback(http.NewCrossOriginProtection().Handler(mux))
+}
+
+// move answers wake, sleep and stop.
+func (o Options) move(w http.ResponseWriter, r *http.Request, move func(context.Context, string) error) {
+	m, ok := o.Router.Model(r.PathValue("model"))
+	if !ok {
+		reply(w, http.StatusNotFound, problem{fmt.Sprintf("no model is called %q", r.PathValue("model"))})
+		return
+	}
+	began := time.Now()
+	if err := move(r.Context(), m.Name); err != nil {
+		o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "error", err)
+		status := http.StatusConflict
+		if refusal, ok := errors.AsType[*router.Refusal](err); ok {
+			status = refusal.Status
+		}
+		reply(w, status, problem{err.Error()})
+		return
+	}
+	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began))
+	m, _ = o.Router.Model(m.Name)
+	reply(w, http.StatusOK, statusOf(o.Router, m))
+}
+
+// ready says whether the edge knows its fleet: every model has a backend that somebody keeps.
+func (o Options) ready(w http.ResponseWriter, _ *http.Request) {
+	for _, m := range o.Router.Fleet().Models {
+		if len(m.Backends) == 0 {
+			http.Error(w, "no backend of "+m.Name+" is known yet", http.StatusServiceUnavailable)
+			return
+		}
+	}
+	fmt.Fprintln(w, "ok")
+}
+
+// problem is the body of every answer that is not a success.
+type problem struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(body) // the client went away
+}
+
+// onLoopback refuses requests whose Host is a name that somebody else's DNS may have pointed here.
+func onLoopback(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			reply(w, http.StatusForbidden, problem{"the admin port answers to loopback addresses only"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func home(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	fmt.Fprint(w, `<!doctype html><html lang="en"><meta charset="utf-8"><title>Pilotlight</title><h1>Pilotlight</h1><ul>
+<li><a href="/api/status">/api/status</a>: models, backends, lines
+<li><a href="/debug/visits">/debug/visits</a>: the last requests
+<li><a href="/debug/config">/debug/config</a>: what is loaded
+<li><a href="/metrics">/metrics</a>
+<li><a href="/debug/pprof/">/debug/pprof/</a>
+<li><a href="/healthz">/healthz</a>, <a href="/readyz">/readyz</a>
+</ul></html>`)
+}

@@ -1,0 +1,47 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+// Client asks the admin port of a running pilotlight.
+type Client struct{ Addr string } // host:port
+
+// Status asks for the fleet.
+func (c Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	return s, c.ask(ctx, http.MethodGet, "/api/status", &s)
+}
+
+// Move wakes, sleeps or stops a model, and returns its status when that is done.
+func (c Client) Move(ctx context.Context, verb, model string) (ModelStatus, error) {
+	var s ModelStatus
+	return s, c.ask(ctx, http.MethodPost, "/api/"+verb+"/"+url.PathEscape(model), &s)
+}
+
+func (c Client) ask(ctx context.Context, method, path string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+c.Addr+path, nil)
+	if err != nil {
+		return fmt.Errorf("ask %s: %w", c.Addr, err)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return fmt.Errorf("nothing answers on the admin port %s; is pilotlight running there? (--admin says where else): %w", c.Addr, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode/100 != 2 {
+		var p problem
+		if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || p.Error == "" {
+			return fmt.Errorf("%s %s: %s", method, path, answer.Status)
+		}
+		return fmt.Errorf("%s", p.Error)
+	}
+	if err := json.NewDecoder(answer.Body).Decode(into); err != nil {
+		return fmt.Errorf("read the answer of %s: %w", c.Addr, err)
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package admin
+
+import (
+	"time"
+
+	"pilotlight/router"
+)
+
+// Status is the fleet as the admin API and `pilotlight status` show it.
+type Status struct {
+	Models []ModelStatus `json:"models"`
+}
+
+// ModelStatus is one model, its line and its backends.
+type ModelStatus struct {
+	Name     string          `json:"name"`
+	Aliases  []string        `json:"aliases,omitempty"`
+	State    string          `json:"state"`
+	Line     LineStatus      `json:"line"`
+	Backends []BackendStatus `json:"backends"`
+}
+
+// LineStatus is who waits for a slot of a model.
+type LineStatus struct {
+	Waiting int   `json:"waiting"`
+	Bytes   int64 `json:"bytes"`
+}
+
+// BackendStatus is one backend.
+type BackendStatus struct {
+	ID         string     `json:"id"`
+	Node       string     `json:"node"`
+	State      string     `json:"state"`
+	Tier       string     `json:"tier"`
+	Since      time.Time  `json:"since"`
+	Reason     string     `json:"reason,omitempty"`
+	Addr       string     `json:"addr,omitempty"`
+	PID        int        `json:"pid,omitempty"`
+	GPUs       []int      `json:"gpus,omitempty"`
+	Memory     int64      `json:"memory_bytes"`
+	InFlight   int        `json:"in_flight"`
+	Slots      int        `json:"slots"`
+	WakeTimeMS int64      `json:"wake_time_ms"`
+	Rested     *time.Time `json:"rests_until,omitempty"`
+}
+
+// StatusOf is the fleet as a router sees it.
+func StatusOf(r *router.Router) Status {
+	s := Status{Models: []ModelStatus{}}
+	for _, m := range r.Fleet().Models {
+		s.Models = append(s.Models, statusOf(r, m))
+	}
+	return s
+}
+
+func statusOf(r *router.Router, m *router.Model) ModelStatus {
+	s := ModelStatus{Name: m.Name, Aliases: m.Config.Aliases, State: m.State().String(), Backends: []BackendStatus{}}
+	for _, b := range m.Backends {
+		use := r.Use(b.ID)
+		s.Line = LineStatus{Waiting: use.Waiting, Bytes: use.Bytes}
+		backend := BackendStatus{
+			ID: b.ID, Node: b.Node, State: b.State.String(), Tier: b.Tier.String(), Since: b.Since, Reason: b.Reason, Addr: b.Addr,
+			PID: b.PID, GPUs: b.GPUs, Memory: int64(b.Memory), InFlight: use.InFlight, Slots: b.Slots, WakeTimeMS: b.WakeTime.Milliseconds(),
+		}
+		if b.State == router.Failed {
+			backend.Rested = &b.Rested
+		}
+		s.Backends = append(s.Backends, backend)
+	}
+	return s
+}
