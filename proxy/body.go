@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strconv"
+)
+
+// framing is how a body is delimited on its way to the client.
+type framing uint8
+
+// The framings.
+const (
+	plain  framing = iota // by its length, or by the end of the connection
+	framed                // in chunks
+)
+
+var errChunk = errors.New("a chunk of the answer is malformed")
+
+// maxTrailer bounds the trailer of a chunked body, and the extensions of one chunk.
+const maxTrailer = 8 << 10
+
+// body takes an answer's body apart as its bytes come in. A body that stops before its end is an error: it must
+// never look like a finished answer.
+type body struct {
+	kind    bodyKind
+	left    int64 // of the body, or of the present chunk
+	chunk   chunkState
+	skip    int    // bytes of extensions and trailer so far
+	trailer []byte // as far as it came
+	done    bool
+}
+
+type bodyKind uint8
+
+const (
+	byLength bodyKind = iota
+	byChunks
+	byClose
+)
+
+type chunkState uint8
+
+const (
+	chunkSize  chunkState = iota // at the first digit of a size
+	chunkDigit                   // within a size
+	chunkExt                     // behind a size
+	chunkHead                    // at the LF behind a size
+	chunkData
+	chunkCR // behind the data
+	chunkLF
+	chunkTrailer
+)
+
+// bodyOf is the body that follows the head of an answer.
+func bodyOf(a *answer, toHead bool) body {
+	switch {
+	case a.empty(toHead), a.length == 0:
+		return body{done: true}
+	case a.chunked:
+		return body{kind: byChunks}
+	case a.length > 0:
+		return body{left: a.length}
+	}
+	return body{kind: byClose}
+}
+
+// append appends data in the framing.
+func (f framing) append(dst, data []byte) []byte {
+	if f == framed {
+		return appendChunk(dst, data)
+	}
+	return append(dst, data...)
+}
+
+// take consumes bytes from the front of b and returns the data among them, which it moves together within b.
+func (d *body) take(b []byte) (data []byte, used int, err error) {
+	switch {
+	case d.done:
+		return nil, 0, nil
+	case d.kind == byClose:
+		return b, len(b), nil
+	case d.kind == byLength:
+		used = int(min(d.left, int64(len(b))))
+		d.left -= int64(used)
+		d.done = d.left == 0
+		return b[:used], used, nil
+	}
+	n := 0
+	for used < len(b) && !d.done {
+		if d.chunk == chunkData {
+			size := int(min(d.left, int64(len(b)-used)))
+			n += copy(b[n:], b[used:used+size])
+			used += size
+			if d.left -= int64(size); d.left == 0 {
+				d.chunk = chunkCR
+			}
+			continue
+		}
+		if err := d.step(b[used]); err != nil {
+			return b[:n], used, err
+		}
+		used++
+	}
+	return b[:n], used, nil
+}
+
+// step takes one byte of what is around the data.
+func (d *body) step(c byte) error {
+	switch d.chunk {
+	case chunkSize, chunkDigit:
+		v, ok := hexDigit(c)
+		switch {
+		case ok && d.left < 1<<55:
+			d.left, d.chunk = d.left<<4|v, chunkDigit
+		case d.chunk == chunkDigit && c == '\r':
+			d.chunk = chunkHead
+		case d.chunk == chunkDigit && (c == ';' || c == ' ' || c == '\t'):
+			d.chunk, d.skip = chunkExt, 0
+		default:
+			return errChunk
+		}
+	case chunkExt:
+		if d.skip++; d.skip > maxTrailer || c == '\n' {
+			return errChunk
+		}
+		if c == '\r' {
+			d.chunk = chunkHead
+		}
+	case chunkHead:
+		if c != '\n' {
+			return errChunk
+		}
+		if d.chunk = chunkData; d.left == 0 {
+			d.chunk = chunkTrailer
+		}
+	case chunkCR:
+		if d.chunk = chunkLF; c != '\r' {
+			return errChunk
+		}
+	case chunkLF:
+		if d.chunk = chunkSize; c != '\n' {
+			return errChunk
+		}
+	case chunkTrailer:
+		return d.trail(c)
+	case chunkData:
+		panic("BUG: data is not taken byte by byte")
+	}
+	return nil
+}
+
+// trail takes one byte of the trailer, which ends with an empty line.
+func (d *body) trail(c byte) error {
+	if d.trailer = append(d.trailer, c); len(d.trailer) > maxTrailer {
+		return errChunk
+	}
+	if c != '\n' || len(d.trailer) > 2 && !bytes.HasSuffix(d.trailer, []byte("\r\n\r\n")) {
+		return nil
+	}
+	var fields head
+	if err := fields.scan(d.trailer); err != nil {
+		return errChunk
+	}
+	d.done, d.trailer = true, fields.appendFields(nil, nothing)
+	return nil
+}
+
+// end is what err means, with which reading the backend's connection ended. A body without a length ends with it.
+func (d *body) end(err error) error {
+	switch {
+	case err == io.EOF && d.kind == byClose:
+		d.done = true
+		return nil
+	case err == io.EOF:
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// appendChunk appends data as one chunk, if there is any.
+func appendChunk(dst, data []byte) []byte {
+	if len(data) == 0 {
+		return dst
+	}
+	dst = append(strconv.AppendInt(dst, int64(len(data)), 16), "\r\n"...)
+	return append(append(dst, data...), "\r\n"...)
+}
+
+// appendEnd appends the final chunk and the trailer.
+func appendEnd(dst, trailer []byte) []byte {
+	return append(append(append(dst, "0\r\n"...), trailer...), "\r\n"...)
+}
+
+func hexDigit(c byte) (int64, bool) {
+	switch {
+	case '0' <= c && c <= '9':
+		return int64(c - '0'), true
+	case 'a' <= c|0x20 && c|0x20 <= 'f':
+		return int64(c|0x20-'a') + 10, true
+	}
+	return 0, false
+}

@@ -1,0 +1,234 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"pilotlight/router"
+)
+
+// A conn is a client's connection as fasthttp sees it.
+//
+// fasthttp reads requests, but never answers them. A handler that wants heartbeats, streams, trailers, and breaks that
+// look broken writes its answer to the connection itself, with send, from its own goroutine; so does the ErrorHandler.
+// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes. The one exception is the
+// interim "100 Continue" that it writes before it reads a body. That always comes alone: with ReduceMemoryUsage
+// each answer is flushed, and its buffer given back, before the next request is read.
+//
+// A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
+// long enough. A client that closes its sending half counts as gone, as it does for nginx.
+type conn struct {
+	net.Conn // to read from
+	socket   net.Conn
+	source   *source
+	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
+	ln       *listener
+	key      uint64 // of the watch
+	client   string // address, without port
+	linger   bool   // the client may still be sending when we close
+	reader   sync.WaitGroup
+
+	gone   chan struct{}
+	closed sync.Once
+
+	mu       sync.Mutex // guards what follows
+	why      error      // that gone is closed for
+	upstream net.Conn   // in use for this client
+	busy     bool       // from the first byte of a request until its answer is complete
+}
+
+var _ context.Context = (*conn)(nil)
+
+// errCut ends the requests that a shutdown does not wait for any longer.
+var errCut = errors.New("the edge shut down")
+
+// linger bounds how much of a request that was refused is read, and for how long, so that the client sees the refusal.
+// Closing at once would reset the connection under its feet.
+const (
+	lingerBytes = 1 << 20
+	lingerTime  = time.Second
+)
+
+func newConn(socket net.Conn, ln *listener) *conn {
+	c := &conn{Conn: socket, socket: socket, ln: ln, gone: make(chan struct{}), client: socket.RemoteAddr().String()}
+	if host, _, err := net.SplitHostPort(c.client); err == nil {
+		c.client = host
+	}
+	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
+		c.readAhead()
+	}
+	c.source = newSource(c.Conn, ln.buffers)
+	return c
+}
+
+// readAhead notices a departure where there is no descriptor to watch: by reading at all times. What the client
+// pipelines waits in a pipe, and while it does a departure is not noticed.
+func (c *conn) readAhead() {
+	near, far := net.Pipe()
+	c.Conn = near
+	c.reader.Go(func() {
+		io.Copy(far, c.socket)
+		c.left()
+		far.Close()
+	})
+}
+
+// Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
+// instead, into a buffer that is held only until it is taken.
+func (c *conn) Read(p []byte) (int, error) {
+	if len(c.source.bytes()) == 0 {
+		if len(p) > 1 {
+			n, err := c.Conn.Read(p)
+			return n, c.noted(err)
+		}
+		if err := c.source.fill(); err != nil {
+			return 0, c.noted(err)
+		}
+		clear(c.line[copy(c.line[:], c.source.bytes()):])
+	}
+	n := copy(p, c.source.bytes())
+	c.source.consume(n)
+	return n, nil
+}
+
+// noted takes in that the client has gone if that is what err means.
+func (c *conn) noted(err error) error {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.left()
+	}
+	return err
+}
+
+// Write is fasthttp's. See conn for what becomes of it.
+func (c *conn) Write(p []byte) (int, error) {
+	if string(p) == "HTTP/1.1 100 Continue\r\n\r\n" {
+		return len(p), c.send(p)
+	}
+	return len(p), nil
+}
+
+// send writes to the client. One that does not read for too long has left.
+func (c *conn) send(p []byte) error {
+	err := c.socket.SetWriteDeadline(time.Now().Add(c.ln.limits.WriteTime.Std()))
+	if err == nil {
+		_, err = c.socket.Write(p)
+	}
+	if err != nil {
+		c.left()
+		return c.Err()
+	}
+	return nil
+}
+
+// SetDeadline is fasthttp's. Deadlines of writes are ours: see send.
+func (c *conn) SetDeadline(t time.Time) error { return c.Conn.SetReadDeadline(t) }
+
+// SetWriteDeadline does nothing.
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+
+// left says that the client has gone.
+func (c *conn) left() { c.end(router.ErrLeft) }
+
+// cut closes the connection whatever is in flight on it.
+func (c *conn) cut() {
+	c.end(errCut)
+	c.socket.Close()
+}
+
+// end closes gone and unblocks whoever reads from a backend for this client.
+func (c *conn) end(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return
+	}
+	c.why = why
+	close(c.gone)
+	if c.upstream != nil {
+		c.upstream.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// attach has u unblocked when the client goes away, until detach. Both say why it is of no more use if that has happened.
+func (c *conn) attach(u net.Conn) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.upstream = u
+	return c.why
+}
+
+func (c *conn) detach() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.upstream = nil
+	return c.why
+}
+
+// Done, Err, Deadline and Value make the connection the context of its requests. A context of our own has no Cause but
+// its Err, so Err is the cause: router.ErrLeft.
+func (c *conn) Done() <-chan struct{} { return c.gone }
+
+// Err is why the context has ended.
+func (c *conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// Deadline is that of a context that has none.
+func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Value is that of a context that has none.
+func (c *conn) Value(any) any { return nil }
+
+// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown.
+func (c *conn) state(s fasthttp.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = s == fasthttp.StateActive
+	if !c.busy && c.ln.draining() {
+		c.socket.Close()
+	}
+}
+
+// lingerOn reads on for a while after the answer.
+func (c *conn) lingerOn() {
+	half, ok := c.socket.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	io.CopyN(io.Discard, c.socket, lingerBytes) // how it ends does not matter
+}
+
+// Close is fasthttp's, after the last request.
+func (c *conn) Close() error {
+	c.closed.Do(func() {
+		if c.linger && c.Err() == nil {
+			c.lingerOn()
+		}
+		c.ln.watch.remove(c.key)
+		c.socket.Close()
+		c.Conn.Close()
+		c.reader.Wait()
+		c.source.drop()
+		c.left()
+		c.ln.forget(c)
+	})
+	return nil
+}
+
+// closeIdle closes a connection on which nothing is in flight.
+func (c *conn) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy {
+		c.socket.Close()
+	}
+}

@@ -1,0 +1,227 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"pilotlight/config"
+	"pilotlight/router"
+)
+
+// Router lends slots; *router.Router is one.
+type Router interface {
+	// TryAcquire takes a slot at once or says router.ErrWait; anything else is a *router.Refusal.
+	TryAcquire(router.Request) (router.Lease, error)
+	// Acquire waits for a slot. It ends with a lease, a *router.Refusal, or the cause of ctx.
+	Acquire(context.Context, router.Request) (router.Lease, error)
+	// Model finds a model by its name or an alias.
+	Model(name string) (*router.Model, bool)
+	// Models lists what is known.
+	Models() []router.ModelStatus
+}
+
+// Options are what an Edge is made of. Limits and Router are required.
+type Options struct {
+	Limits config.Limits
+	Router Router
+	// Log gets one line per request. If nil, nothing is logged.
+	Log *slog.Logger
+	// Registry gets the edge's metrics. If nil, they are counted for nobody.
+	Registry prometheus.Registerer
+	// Dial connects to a backend. If nil, by TCP.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// Edge answers clients.
+type Edge struct {
+	limits    config.Limits
+	router    Router
+	log       *slog.Logger
+	metrics   *metrics
+	watch     *watch
+	buffers   buffers
+	upstreams upstreams
+	visits    sync.Pool // of *visit
+	ring      ring
+	lastID    atomic.Uint64
+}
+
+// New makes an Edge.
+func New(o Options) *Edge {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Dial == nil {
+		o.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", addr)
+		}
+	}
+	e := &Edge{limits: o.Limits, router: o.Router, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
+	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
+	return e
+}
+
+// Serve answers on ln until ctx ends, and returns once the last request is done or, after drainLimit, has been cut off.
+// It closes ln. It may be called once.
+func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Duration) error {
+	l := newListener(ln, e)
+	sweeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var sweep sync.WaitGroup
+	sweep.Go(func() { e.upstreams.sweep(sweeping) })
+	defer e.watch.close()
+	defer sweep.Wait()
+	defer stop()
+
+	defer context.AfterFunc(ctx, l.stop)()
+	err := e.server(l).Serve(l)
+	if !l.draining() { // it failed before it was asked to stop
+		l.stop()
+		drainLimit = 0
+	}
+	l.drain(drainLimit)
+	return err
+}
+
+// server is fasthttp as we use it: see conn for what it is not used for. It may serve as many as the listener admits.
+func (e *Edge) server(l *listener) *fasthttp.Server {
+	return &fasthttp.Server{
+		Handler:                       e.handle,
+		ErrorHandler:                  e.misread,
+		ExpectHandler:                 e.expect,
+		HeaderReceived:                e.bodyTime,
+		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
+		Logger:                        fasthttpLog{e.log},
+		Concurrency:                   math.MaxInt32,
+		ReadBufferSize:                int(e.limits.Header),
+		MaxRequestBodySize:            int(e.limits.Body),
+		ReadTimeout:                   e.limits.HeaderTime.Std(),
+		IdleTimeout:                   e.limits.IdleTime.Std(),
+		ReduceMemoryUsage:             true, // see conn.Write
+		DisablePreParseMultipartForm:  true,
+		DisableHeaderNamesNormalizing: true,
+		NoDefaultServerHeader:         true,
+		NoDefaultDate:                 true,
+		NoDefaultContentType:          true,
+		SecureErrorLogMessage:         true,
+	}
+}
+
+// handle is one request, from its head and body to its record.
+func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
+	v := e.open(ctx)
+	defer v.close()
+	if no := v.checkHead(); no != nil {
+		v.last, v.conn.linger = true, true // what follows may be anything
+		v.ask.api = apiOf(ctx.RequestURI())
+		v.fail(no)
+		return
+	}
+	if p, ok := listing(ctx, e.router.Models); ok {
+		v.reply(p)
+		return
+	}
+	no := read(ctx, &v.ask)
+	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body()))
+	if no != nil {
+		v.fail(no)
+		return
+	}
+	v.serve()
+}
+
+// checkHead refuses what must not reach a backend. fasthttp lets more pass than one should.
+func (v *visit) checkHead() *router.Refusal {
+	h := &v.ctx.Request.Header
+	if err := v.head.scan(h.RawHeaders()); err != nil {
+		return badRequest(fasthttp.StatusBadRequest, "%v", err)
+	}
+	switch {
+	case string(h.Protocol()) != "HTTP/1.1" && string(h.Protocol()) != "HTTP/1.0":
+		return badRequest(fasthttp.StatusHTTPVersionNotSupported, "this edge speaks HTTP/1.1 and HTTP/1.0")
+	case v.Method == "CONNECT" || v.Method == "TRACE":
+		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
+	case bytes.ContainsAny(v.head.host, "@/ \t"):
+		return badRequest(fasthttp.StatusBadRequest, "the Host header is not a host")
+	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
+		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
+	case is(v.head.upgrade, "websocket"):
+		return badRequest(fasthttp.StatusNotImplemented, "WebSocket is not served yet")
+	}
+	return nil
+}
+
+// bodyTime gives a body its own time, once the header has come.
+func (e *Edge) bodyTime(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if h.ContentLength() == 0 || h.ContentLength() == -2 {
+		return fasthttp.RequestConfig{}
+	}
+	return fasthttp.RequestConfig{ReadTimeout: e.limits.BodyTime.Std()}
+}
+
+// expect spares a client that asks first from sending a body that is too large.
+func (e *Edge) expect(ctx *fasthttp.RequestCtx) int {
+	if int64(ctx.Request.Header.ContentLength()) <= int64(e.limits.Body) {
+		return fasthttp.StatusContinue
+	}
+	e.misread(ctx, fasthttp.ErrBodyTooLarge)
+	return fasthttp.StatusRequestEntityTooLarge
+}
+
+// misread answers a request that could not be read, and has its connection closed.
+func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
+	v := e.open(ctx)
+	defer v.close()
+	v.last, v.conn.linger = true, true
+	if v.pathLen == 0 || v.path[0] != '/' || len(ctx.Request.Header.RawHeaders()) == 0 {
+		v.recall()
+	}
+	v.ask.api = apiOf(v.path[:v.pathLen])
+	v.fail(e.unreadable(err))
+}
+
+// recall takes method and path from how the request began: fasthttp has forgotten them.
+func (v *visit) recall() {
+	m, rest, _ := bytes.Cut(v.conn.line[:], []byte(" "))
+	path := rest[:max(0, bytes.IndexAny(rest, " ?\r\n\x00"))]
+	v.Method, v.pathLen = method(m), copy(v.path[:], path)
+}
+
+// unreadable says what was wrong with a request, by the error that fasthttp had with it.
+func (e *Edge) unreadable(err error) *router.Refusal {
+	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
+	switch {
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return &router.Refusal{Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
+			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body)}
+	case small:
+		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return badRequest(fasthttp.StatusRequestTimeout, "the request took too long to come")
+	}
+	return badRequest(fasthttp.StatusBadRequest, "the request cannot be understood: %v", err)
+}
+
+// fasthttpLog has fasthttp's own lines go where ours go.
+type fasthttpLog struct{ log *slog.Logger }
+
+func (l fasthttpLog) Printf(format string, args ...any) {
+	l.log.Warn("fasthttp says", "message", fmt.Sprintf(format, args...))
+}

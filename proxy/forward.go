@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"pilotlight/router"
+)
+
+// elsewhere is how often a request that reached no backend is given to another one.
+const elsewhere = 2
+
+// errUntouched says that no backend has seen anything of a request.
+var errUntouched = errors.New("nothing was sent")
+
+// serve gets the request a slot, has the backend answer it, and gives the slot back.
+func (v *visit) serve() {
+	for tries := 0; ; tries++ {
+		if err := v.acquire(); err != nil {
+			v.fail(err)
+			return
+		}
+		err := v.forward()
+		if err == nil {
+			v.release()
+			return
+		}
+		if !errors.Is(err, errUntouched) || tries == elsewhere {
+			v.fail(err)
+			return
+		}
+		v.release() // as broken
+	}
+}
+
+// broken is the end of a request whose backend failed before its answer began. The client is told what happened,
+// the record also keeps the cause.
+func (v *visit) broken(what string, cause error) error {
+	return fmt.Errorf("%w: %w", &router.Refusal{
+		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
+	}, cause)
+}
+
+// forward sends the request to the backend of the lease and the answer to the client.
+func (v *visit) forward() error {
+	v.phase = asking
+	name := v.lease.Model.Config.ServedAs
+	if name == "" {
+		name = v.lease.Model.Name
+	}
+	v.ask.rename(name)
+	u, err := v.begin()
+	if err != nil {
+		return err
+	}
+	reusable := false
+	defer func() { // also when it panics: the backend must not go on
+		if v.conn.detach() == nil && reusable {
+			v.edge.upstreams.put(u)
+		} else {
+			v.edge.upstreams.close(u)
+		}
+	}()
+	reusable, err = v.relay(u)
+	return err
+}
+
+// begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:
+// nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
+// is used until relay is done a departure of the client unblocks it.
+func (v *visit) begin() (*upstream, error) {
+	addr := v.lease.Backend.Addr
+	for again := false; ; again = true {
+		u, err := v.edge.upstreams.get(v.conn, addr, again)
+		switch {
+		case err != nil && v.conn.Err() != nil:
+			return nil, v.conn.Err()
+		case err != nil && again:
+			return nil, v.broken("went away", err)
+		case err != nil:
+			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
+		}
+		if err = v.put(u, addr); err == nil {
+			v.FirstByte = time.Since(v.At)
+			return u, nil
+		}
+		v.edge.upstreams.close(u)
+		if left := v.conn.detach(); left != nil {
+			return nil, left
+		}
+		if !u.reused {
+			return nil, v.broken("closed the connection before it answered", err)
+		}
+	}
+}
+
+// put writes the request and waits for the first byte. A backend may answer before it has read everything, so an
+// answer counts even where writing failed.
+func (v *visit) put(u *upstream, addr string) error {
+	if err := v.conn.attach(u.Conn); err != nil {
+		return err
+	}
+	body := v.ask.body()
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: addr, length: len(body)}
+	b := v.edge.buffers.get()
+	dst := m.appendTo((*b)[:0])
+	if len(dst)+len(body) <= bufferSize {
+		dst, body = append(dst, body...), nil
+	}
+	_, err := u.Write(dst)
+	v.edge.buffers.put(b)
+	if err == nil && len(body) > 0 {
+		_, err = u.Write(body)
+	}
+	u.torn = err != nil
+	runtime.Gosched() // an answer that comes soon is then read at the first try, without parking
+	if fail := u.fill(); fail != nil {
+		return errors.Join(err, fail)
+	}
+	return nil
+}
+
+// relay passes the answer on. It says whether the connection can serve another request.
+func (v *visit) relay(u *upstream) (reusable bool, err error) {
+	var a answer
+	n, err := v.readHead(u, &a)
+	if err != nil {
+		return false, err
+	}
+	v.ctx.Request.ResetBody() // nobody will ask for it again
+	v.phase = streaming
+	d := bodyOf(&a, v.Method == "HEAD")
+	if v.begun && (a.status != fasthttp.StatusOK || !a.sse) {
+		err = v.explain(u, &a, n, &d)
+	} else {
+		err = v.stream(u, &a, n, &d)
+	}
+	if err != nil {
+		return false, err
+	}
+	v.Outcome = router.OK
+	if a.status >= 500 && a.status != fasthttp.StatusNotImplemented {
+		v.Outcome = router.Broken
+	}
+	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
+}
+
+// readHead reads the head of the final answer, which stays in u's buffer; interim ones are dropped.
+func (v *visit) readHead(u *upstream, a *answer) (int, error) {
+	for {
+		n, err := a.parse(u.bytes())
+		switch {
+		case err == nil && n > 0 && a.status >= 200:
+			return n, nil
+		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
+			err = errStatus
+		case err == nil && n > 0:
+			if u.consume(n); len(u.bytes()) > 0 {
+				continue
+			}
+		}
+		if err == nil {
+			err = u.fill()
+		}
+		if err != nil {
+			return 0, v.broken("sent an answer that is no good", err)
+		}
+	}
+}
+
+// stream passes an answer on whose head is the first n bytes in u: every piece as soon as it comes.
+func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
+	f := plain
+	if v.begun || v.http1 && !d.done && d.kind != byLength {
+		f = framed
+	}
+	v.last = v.last || !v.http1 || v.conn.ln.draining()
+	b := v.edge.buffers.get()
+	dst := (*b)[:0]
+	if !v.begun {
+		v.Status = a.status
+		dst = a.appendTo(dst, f, v.last)
+	}
+	u.consume(n)
+	for {
+		data, used, err := d.take(u.bytes())
+		done := d.done
+		dst = f.append(dst, data)
+		if done && f == framed {
+			dst = appendEnd(dst, d.trailer)
+		}
+		var left error
+		if len(dst) > 0 {
+			left = v.send(dst)
+		}
+		v.edge.buffers.put(b) // before the next wait: a stream that idles holds none
+		u.consume(used)
+		switch {
+		case left != nil:
+			return left
+		case done:
+			return nil
+		case err == nil:
+			err = d.end(u.fill())
+		}
+		if err != nil {
+			return v.tear(f, d, err)
+		}
+		b = v.edge.buffers.get()
+		dst = (*b)[:0]
+	}
+}
+
+// tear makes a break look like one. Where only the end of the connection would end the answer, it is reset.
+func (v *visit) tear(f framing, d *body, err error) error {
+	if f == plain && d.kind != byLength {
+		if socket, ok := v.conn.socket.(*net.TCPConn); ok {
+			socket.SetLinger(0)
+		}
+	}
+	return fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
+}
+
+// maxTold is how much of a backend's error is told in an event.
+const maxTold = 8 << 10
+
+// explain tells a client whose stream we have begun that the backend answered with something else: as an event.
+func (v *visit) explain(u *upstream, a *answer, n int, d *body) error {
+	var text []byte
+	for u.consume(n); !d.done && len(text) < maxTold; {
+		data, used, err := d.take(u.bytes())
+		text = append(text, data...)
+		u.consume(used)
+		if err == nil && !d.done {
+			err = d.end(u.fill())
+		}
+		if err != nil {
+			return v.broken("broke off its answer", err)
+		}
+	}
+	r := router.Refusal{Status: a.status, Code: router.BackendBroken, Reason: fmt.Sprintf("the model server answered %d: %s", a.status, text)}
+	if a.status < 500 {
+		r.Code = router.BadRequest
+	}
+	v.Reason = r.Reason
+	return v.send(appendEnd(appendChunk(nil, v.ask.api.event(nil, &r)), nil))
+}

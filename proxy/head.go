@@ -1,0 +1,339 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// Heads are passed on as bytes: each field is checked and, unless it concerns one hop only, copied as it stands. What
+// two parsers could read in two ways is refused, in requests and in answers alike: that is how one message is smuggled
+// inside another.
+var (
+	errField  = errors.New(`a header field is malformed: each must be "name: value" on one line that ends in CRLF`)
+	errLength = errors.New("the length of the body is doubtful: Content-Length and Transfer-Encoding contradict each other")
+	errCoding = errors.New("only the transfer coding chunked is understood")
+	errHops   = errors.New("the Connection header names too many fields")
+	errStatus = errors.New("the status line is malformed")
+)
+
+// maxNamed bounds the fields that Connection headers may name.
+const maxNamed = 8
+
+// head is what the fields of a message say about its framing and its hop. It borrows the bytes it was scanned from.
+type head struct {
+	fields    []byte // without the empty line that ends them
+	length    int64  // of the body, by Content-Length; -1: not given
+	chunked   bool
+	close     bool // the sender closes the connection after this message
+	sse       bool // the body is a stream of server-sent events
+	buffering bool // X-Accel-Buffering is given
+	host      []byte
+	expect    []byte
+	upgrade   []byte
+	named     [maxNamed][]byte // by Connection headers: these go no further
+	names     int
+}
+
+// scan checks the fields in b, which may end with the empty line, and takes note of what they say.
+func (h *head) scan(b []byte) error {
+	*h = head{length: -1, fields: b}
+	if string(b) == "\r\n" || bytes.HasSuffix(b, []byte("\r\n\r\n")) {
+		h.fields = b[:len(b)-2]
+	}
+	for rest := h.fields; len(rest) > 0; {
+		name, value, next, err := cutField(rest)
+		if err != nil {
+			return err
+		}
+		if err := h.note(name, value); err != nil {
+			return err
+		}
+		rest = next
+	}
+	if h.chunked && h.length >= 0 {
+		return errLength
+	}
+	return nil
+}
+
+// note takes in what one field says.
+func (h *head) note(name, value []byte) error {
+	switch len(name) {
+	case len("host"):
+		if is(name, "host") {
+			h.host = value
+		}
+	case len("expect"):
+		if is(name, "expect") {
+			h.expect = value
+		}
+	case len("upgrade"):
+		if is(name, "upgrade") {
+			h.upgrade = value
+		}
+	case len("connection"):
+		if is(name, "connection") {
+			return h.hop(value)
+		}
+	case len("content-type"):
+		if is(name, "content-type") {
+			kind, _, _ := bytes.Cut(value, []byte(";"))
+			h.sse = is(bytes.TrimRight(kind, " \t"), "text/event-stream")
+		}
+	case len("content-length"):
+		if is(name, "content-length") {
+			n, ok := decimal(value)
+			if !ok || h.length >= 0 && h.length != n {
+				return errLength
+			}
+			h.length = n
+		}
+	case len("transfer-encoding"):
+		switch {
+		case is(name, "x-accel-buffering"):
+			h.buffering = true
+		case is(name, "transfer-encoding"):
+			if h.chunked || !is(value, "chunked") {
+				return errCoding
+			}
+			h.chunked = true
+		}
+	}
+	return nil
+}
+
+// hop takes in a Connection header. Host goes on even if it is named: no message is whole without it.
+func (h *head) hop(value []byte) error {
+	for option := range bytes.SplitSeq(value, []byte(",")) {
+		option = bytes.Trim(option, " \t")
+		switch {
+		case len(option) == 0, is(option, "keep-alive"), is(option, "upgrade"), is(option, "host"):
+		case is(option, "close"):
+			h.close = true
+		case h.names == maxNamed:
+			return errHops
+		default:
+			h.named[h.names] = option
+			h.names++
+		}
+	}
+	return nil
+}
+
+// appendFields appends the fields that go further than this hop, except those that drop names.
+func (h *head) appendFields(dst []byte, drop func(name []byte) bool) []byte {
+	for rest := h.fields; len(rest) > 0; {
+		name, _, next, err := cutField(rest)
+		if err != nil {
+			panic("BUG: a header field that was checked is malformed")
+		}
+		if !ofThisHop(name) && !h.isNamed(name) && !drop(name) {
+			dst = append(dst, rest[:len(rest)-len(next)]...)
+		}
+		rest = next
+	}
+	return dst
+}
+
+func (h *head) isNamed(name []byte) bool {
+	for _, n := range h.named[:h.names] {
+		if bytes.EqualFold(n, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// ofThisHop names the fields that concern one connection only. The length of the body is among them: it is said anew.
+func ofThisHop(name []byte) bool {
+	switch len(name) {
+	case 2:
+		return is(name, "te")
+	case 7:
+		return is(name, "upgrade")
+	case 10:
+		return is(name, "connection") || is(name, "keep-alive")
+	case 14:
+		return is(name, "content-length")
+	case 16:
+		return is(name, "proxy-connection")
+	case 17:
+		return is(name, "transfer-encoding")
+	case 18:
+		return is(name, "proxy-authenticate")
+	case 19:
+		return is(name, "proxy-authorization")
+	}
+	return false
+}
+
+// ofTheEdge names the fields of a request that are answered or said anew by us. What a client says of who
+// forwarded it is not believed.
+func ofTheEdge(name []byte) bool {
+	return is(name, "expect") || is(name, "trailer") || is(name, "forwarded") ||
+		len(name) > len("x-forwarded-") && is(name[:len("x-forwarded-")], "x-forwarded-")
+}
+
+func nothing([]byte) bool { return false }
+
+// message is a request as it goes to a backend.
+type message struct {
+	method, target []byte
+	head           *head
+	client         string // address, without port
+	addr           string // of the backend
+	length         int    // of the body
+}
+
+// appendTo appends the request line and the header.
+func (m *message) appendTo(dst []byte) []byte {
+	dst = append(append(dst, m.method...), ' ')
+	dst = append(append(dst, m.target...), " HTTP/1.1\r\n"...)
+	dst = m.head.appendFields(dst, ofTheEdge)
+	if m.head.host == nil {
+		dst = appendField(dst, "Host", m.addr)
+	} else {
+		dst = append(append(append(dst, "X-Forwarded-Host: "...), m.head.host...), "\r\n"...)
+	}
+	dst = appendField(dst, "X-Forwarded-For", m.client)
+	dst = appendField(dst, "X-Forwarded-Proto", "http")
+	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
+		dst = appendLength(dst, int64(m.length))
+	}
+	return append(dst, "\r\n"...)
+}
+
+// answer is the head of a backend's answer.
+type answer struct {
+	head
+	status int
+	phrase []byte // the status line from the status on
+	http11 bool
+}
+
+// parse reads the answer at the beginning of b and returns the length of its head, or 0 while that is incomplete.
+func (a *answer) parse(b []byte) (int, error) {
+	n := bytes.Index(b, []byte("\r\n\r\n")) + 4
+	if n < 4 {
+		return 0, nil
+	}
+	line, fields, _ := bytes.Cut(b[:n], []byte("\r\n"))
+	version, phrase, ok := bytes.Cut(line, []byte(" "))
+	code, _, _ := bytes.Cut(phrase, []byte(" "))
+	status, isNumber := decimal(code)
+	if !ok || !isNumber || len(code) != 3 || status < 100 || !visible(line) {
+		return 0, errStatus
+	}
+	a.http11 = string(version) == "HTTP/1.1"
+	if !a.http11 && string(version) != "HTTP/1.0" {
+		return 0, errStatus
+	}
+	if err := a.scan(fields); err != nil {
+		return 0, err
+	}
+	if a.chunked && !a.http11 {
+		return 0, errCoding
+	}
+	a.status, a.phrase = int(status), phrase
+	return n, nil
+}
+
+// empty says whether no body follows the answer, whatever its header says.
+func (a *answer) empty(toHead bool) bool {
+	return toHead || a.status == 204 || a.status == 304 || a.status < 200
+}
+
+// appendTo appends the head of the answer as the client gets it, with its body framed by f.
+func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
+	dst = append(append(append(dst, "HTTP/1.1 "...), a.phrase...), "\r\n"...)
+	dst = a.appendFields(dst, nothing)
+	switch {
+	case f == framed:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case a.length >= 0 && a.status >= 200 && a.status != 204:
+		dst = appendLength(dst, a.length)
+	}
+	if a.sse && !a.buffering {
+		dst = appendField(dst, "X-Accel-Buffering", "no")
+	}
+	if last {
+		dst = appendField(dst, "Connection", "close")
+	}
+	return append(dst, "\r\n"...)
+}
+
+func appendField(dst []byte, name, value string) []byte {
+	dst = append(append(dst, name...), ": "...)
+	return append(append(dst, value...), "\r\n"...)
+}
+
+func appendLength(dst []byte, n int64) []byte {
+	return append(strconv.AppendInt(append(dst, "Content-Length: "...), n, 10), "\r\n"...)
+}
+
+// cutField takes one line from b: a name, a colon, a value without the white space around it, and CRLF.
+func cutField(b []byte) (name, value, rest []byte, err error) {
+	end := bytes.IndexByte(b, '\n')
+	if end < 1 || b[end-1] != '\r' {
+		return nil, nil, nil, errField
+	}
+	name, value, found := bytes.Cut(b[:end-1], []byte(":"))
+	if !found || !token(name) || !visible(value) {
+		return nil, nil, nil, errField
+	}
+	return name, bytes.Trim(value, " \t"), b[end+1:], nil
+}
+
+// token says whether b may be a field's name. A folded line begins with white space, and so is none.
+func token(b []byte) bool {
+	for _, c := range b {
+		letter := 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '-'
+		if !letter && strings.IndexByte("!#$%&'*+.^_`|~", c) < 0 {
+			return false
+		}
+	}
+	return len(b) > 0
+}
+
+// visible says whether b is free of control characters, the tab excepted.
+func visible(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// decimal reads a number that consists of digits only.
+func decimal(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+// is says whether b is the lower-case word, in any case.
+func is(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,146 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pilotlight/config"
+)
+
+// A listener makes clients' connections into conns, bounds how many there are, and knows them all, so that a
+// shutdown can close those that idle and wait for the others.
+type listener struct {
+	net.Listener
+	limits  config.Limits
+	watch   *watch
+	buffers *buffers
+	metrics *metrics
+
+	stopping atomic.Bool
+	stopped  chan struct{} // closed by stop
+
+	mu    sync.Mutex // guards what follows
+	conns map[*conn]struct{}
+	empty chan struct{} // closed once stopping and without connections
+}
+
+func newListener(ln net.Listener, e *Edge) *listener {
+	return &listener{
+		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
+		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, empty: make(chan struct{}),
+	}
+}
+
+// maxPause is how long accepting rests at most while the system has no room for another connection.
+const maxPause = time.Second
+
+// Accept is fasthttp's, which would end at the first error.
+func (l *listener) Accept() (net.Conn, error) {
+	pause := 5 * time.Millisecond
+	for {
+		socket, err := l.Listener.Accept()
+		temporary, ok := err.(interface{ Temporary() bool })
+		switch {
+		case err == nil:
+			if c := l.admit(socket); c != nil {
+				return c, nil
+			}
+		case l.draining():
+			return nil, io.EOF
+		case ok && temporary.Temporary(): // too many open files, above all
+			select {
+			case <-l.stopped:
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, maxPause)
+		default:
+			return nil, err
+		}
+	}
+}
+
+// admit makes a conn, or turns the client away.
+func (l *listener) admit(socket net.Conn) *conn {
+	l.mu.Lock()
+	full := len(l.conns) >= l.limits.Connections
+	l.mu.Unlock()
+	if full {
+		turnAway(socket)
+		return nil
+	}
+	c := newConn(socket, l)
+	l.mu.Lock()
+	l.conns[c] = struct{}{}
+	l.mu.Unlock()
+	l.metrics.connections.Inc()
+	return c
+}
+
+// turnAway says that there are too many clients. The buffer of a new connection has room for that.
+func turnAway(socket net.Conn) {
+	const body = `{"error":{"message":"this edge serves as many connections as it may; try again","type":"server_error","code":"too_many_connections"}}`
+	answer := "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+	if socket.SetWriteDeadline(time.Now().Add(maxPause)) == nil {
+		io.WriteString(socket, answer+"Content-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
+	}
+	socket.Close()
+}
+
+// forget is called by a conn that is closed.
+func (l *listener) forget(c *conn) {
+	l.metrics.connections.Dec()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	l.check()
+}
+
+// check closes empty when it is time. l.mu is held.
+func (l *listener) check() {
+	if len(l.conns) > 0 || !l.draining() {
+		return
+	}
+	select {
+	case <-l.empty:
+	default:
+		close(l.empty)
+	}
+}
+
+func (l *listener) draining() bool { return l.stopping.Load() }
+
+// stop accepts no more, and closes connections that idle; others are closed after their present answer.
+func (l *listener) stop() {
+	if l.stopping.Swap(true) {
+		return
+	}
+	close(l.stopped)
+	l.Listener.Close()
+}
+
+// drain waits until the last connection is closed, and closes those that are left after the limit.
+func (l *listener) drain(limit time.Duration) {
+	l.each((*conn).closeIdle)
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-l.empty:
+		return
+	case <-timer.C:
+	}
+	l.each((*conn).cut)
+	<-l.empty
+}
+
+func (l *listener) each(do func(*conn)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		do(c)
+	}
+	l.check()
+}

@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Bounds of connections to backends. Those that idle are kept per address.
+const (
+	dialTime  = 5 * time.Second
+	idleTime  = 60 * time.Second
+	maxIdle   = 256
+	sweepTime = 10 * time.Second
+)
+
+// An upstream is a connection to a backend. At any time it serves one request or idles.
+type upstream struct {
+	net.Conn
+	*source
+	addr   string
+	key    uint64    // of the watch
+	reused bool      // it served a request before
+	torn   bool      // a request could not be written in full
+	since  time.Time // when it began to idle
+	closed bool      // by the backend, idle or not; guarded by upstreams.mu
+}
+
+// upstreams keeps idle connections to backends, the last used on top. A connection that its backend closes while it
+// idles is gone from here at once where it can be watched.
+type upstreams struct {
+	dial    func(ctx context.Context, addr string) (net.Conn, error)
+	watch   *watch
+	buffers *buffers
+
+	mu    sync.Mutex // guards what follows
+	stack map[string][]*upstream
+	shut  bool
+}
+
+// get takes an idle connection to addr, or opens one if there is none or fresh is asked for.
+func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream, error) {
+	if !fresh {
+		if u := p.take(addr); u != nil {
+			return u, nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	c, err := p.dial(ctx, addr)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			p.closeAll(func(u *upstream) bool { return u.addr == addr })
+		}
+		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr}
+	u.key = p.watch.add(u.raw, func() { p.backendLeft(u) })
+	return u, nil
+}
+
+func (p *upstreams) take(addr string) *upstream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := p.stack[addr]
+	if len(all) == 0 {
+		return nil
+	}
+	u := all[len(all)-1]
+	p.stack[addr] = all[:len(all)-1]
+	u.reused = true
+	return u
+}
+
+// put keeps a connection for the next request.
+func (p *upstreams) put(u *upstream) {
+	now := time.Now()
+	p.mu.Lock()
+	keep := !u.closed && !p.shut && len(p.stack[u.addr]) < maxIdle
+	if keep {
+		u.since = now
+		p.stack[u.addr] = append(p.stack[u.addr], u)
+	}
+	p.mu.Unlock()
+	if !keep {
+		p.close(u)
+	}
+}
+
+// close is for connections that are of no more use.
+func (p *upstreams) close(u *upstream) {
+	p.watch.remove(u.key)
+	u.Conn.Close()
+	u.drop()
+}
+
+// backendLeft is called by the watch. A connection in use finds out by itself.
+func (p *upstreams) backendLeft(u *upstream) {
+	p.mu.Lock()
+	u.closed = true
+	p.mu.Unlock()
+	p.closeAll(func(other *upstream) bool { return other == u })
+}
+
+// closeAll closes the idle connections that match.
+func (p *upstreams) closeAll(match func(*upstream) bool) {
+	var found []*upstream
+	p.mu.Lock()
+	for addr, all := range p.stack {
+		kept := all[:0]
+		for _, u := range all {
+			if match(u) {
+				found = append(found, u)
+			} else {
+				kept = append(kept, u)
+			}
+		}
+		clear(all[len(kept):])
+		if p.stack[addr] = kept; len(kept) == 0 {
+			delete(p.stack, addr)
+		}
+	}
+	p.mu.Unlock()
+	for _, u := range found {
+		p.close(u)
+	}
+}
+
+// sweep closes what has idled for too long, and at the end everything.
+func (p *upstreams) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepTime)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			p.closeAll(func(u *upstream) bool { return now.Sub(u.since) > idleTime })
+		case <-ctx.Done():
+			p.mu.Lock()
+			p.shut = true
+			p.mu.Unlock()
+			p.closeAll(func(*upstream) bool { return true })
+			return
+		}
+	}
+}

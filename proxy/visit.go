@@ -1,0 +1,288 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"pilotlight/router"
+)
+
+// Visit is the record of one request.
+type Visit struct {
+	ID        string         `json:"id"`
+	At        time.Time      `json:"at"`
+	Client    string         `json:"client"` // address, without port
+	Method    string         `json:"method"`
+	Path      string         `json:"path"` // without the query, cut off at 128 bytes
+	Model     string         `json:"model,omitempty"`
+	Backend   string         `json:"backend,omitempty"`
+	Status    int            `json:"status"` // that the client got; 0: none
+	Outcome   router.Outcome `json:"outcome"`
+	Code      router.Code    `json:"code,omitempty"` // of a refusal, or backend_broken
+	Reason    string         `json:"reason,omitempty"`
+	Waited    time.Duration  `json:"waited_ns"` // in line
+	Cold      bool           `json:"cold"`
+	FirstByte time.Duration  `json:"first_byte_ns"` // of the backend's answer, after At; 0: none came
+	Total     time.Duration  `json:"total_ns"`
+	BytesIn   int64          `json:"bytes_in"`  // of the request's body
+	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
+}
+
+// kept is how many visits are kept for /debug/visits.
+const kept = 512
+
+// maxPath is how much of a path a visit keeps.
+const maxPath = 128
+
+// phase is how far a request is.
+type phase uint8
+
+// The phases.
+const (
+	reading phase = iota
+	inLine
+	asking    // its backend; no byte has come yet
+	streaming // its answer
+	phases
+)
+
+func (p phase) String() string { return [...]string{"request", "line", "first_byte", "stream"}[p] }
+
+// visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
+type visit struct {
+	record
+	edge  *Edge
+	conn  *conn
+	ctx   *fasthttp.RequestCtx
+	head  head
+	ask   ask
+	lease router.Lease
+	held  bool // lease is to be released
+	phase phase
+	begun bool   // headers of a stream are out: heartbeats
+	last  bool   // the connection closes afterwards
+	http1 bool   // the client speaks HTTP/1.1, not 1.0
+	known string // the model's own name, once it is certain that there is one
+}
+
+// record is a Visit as it is kept in the ring: without anything that must be allocated for each request.
+type record struct {
+	Visit
+	id      uint64
+	path    [maxPath]byte
+	pathLen int
+}
+
+// ring holds the last visits.
+type ring struct {
+	mu   sync.Mutex // guards what follows
+	all  [kept]record
+	next int
+}
+
+func (r *ring) add(v *record) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all[r.next] = *v
+	r.next = (r.next + 1) % kept
+}
+
+// Visits are the last requests that have ended, up to 512, the latest first.
+func (e *Edge) Visits() []Visit {
+	r := &e.ring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []Visit
+	for i := range r.all {
+		v := &r.all[(r.next-1-i+2*kept)%kept]
+		if v.At.IsZero() {
+			break
+		}
+		all = append(all, v.whole())
+	}
+	return all
+}
+
+// whole is the visit with its strings.
+func (v *record) whole() Visit {
+	w := v.Visit
+	w.ID, w.Path = v.name(), string(v.path[:v.pathLen])
+	return w
+}
+
+// name is the request's ID: unique among the edges' requests, for all that matters.
+func (v *record) name() string { return strconv.FormatUint(v.id, 36) }
+
+// open begins the record of a request. It is broken until it is known to be otherwise.
+func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
+	v, ok := e.visits.Get().(*visit)
+	if !ok {
+		v = &visit{}
+	}
+	h := &ctx.Request.Header
+	v.edge, v.ctx, v.conn = e, ctx, ctx.Conn().(*conn)
+	v.id, v.At = e.lastID.Add(1), time.Now()
+	v.Client, v.Method = v.conn.client, method(h.Method())
+	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	v.pathLen = copy(v.path[:], path)
+	v.http1 = h.IsHTTP11()
+	v.last = h.ConnectionClose()
+	e.metrics.inFlight.Inc()
+	return v
+}
+
+// close ends the record: the handler's outermost defer. A panic in the handler costs its connection, not the process.
+func (v *visit) close() {
+	if p := recover(); p != nil {
+		v.Outcome, v.Code, v.last = router.Broken, "", true
+		v.edge.log.Error("handler panicked", "request", v.name(), "panic", p, "stack", string(debug.Stack()))
+	}
+	v.release()
+	e := v.edge
+	if v.last || v.conn.Err() != nil || v.conn.ln.draining() {
+		v.ctx.SetConnectionClose()
+	}
+	v.Total = time.Since(v.At)
+	e.metrics.inFlight.Dec()
+	if m, ok := e.router.Model(v.Model); ok && v.known == "" {
+		v.known = m.Name
+	}
+	e.metrics.count(&v.Visit, v.known, v.phase)
+	e.ring.add(&v.record)
+	v.log(e.log)
+	if cap(v.ask.scratch.body) > bufferSize {
+		v.ask.scratch.body = nil // a pool is no place for large bodies
+	}
+	*v = visit{ask: ask{scratch: v.ask.scratch, model: v.ask.model}}
+	e.visits.Put(v)
+}
+
+// release gives the slot back if there is one.
+func (v *visit) release() {
+	if v.held {
+		v.held = false
+		v.lease.Release(v.Outcome)
+	}
+}
+
+func (v *visit) log(log *slog.Logger) {
+	ctx := context.Background()
+	if !log.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
+		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
+		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
+		slog.Duration("waited", v.Waited), slog.Bool("cold", v.Cold), slog.Duration("first_byte", v.FirstByte),
+		slog.Duration("total", v.Total), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
+		slog.String("client", v.Client))
+}
+
+// send writes to the client.
+func (v *visit) send(b []byte) error {
+	if err := v.conn.send(b); err != nil {
+		return err
+	}
+	v.BytesOut += int64(len(b))
+	return nil
+}
+
+// fail ends the visit for a reason: a refusal, which the client is told, or a departure, or else a break, which the
+// client sees because its connection closes in the middle of the answer.
+func (v *visit) fail(err error) {
+	if why := v.conn.Err(); why != nil {
+		err = why
+	}
+	refusal, told := errors.AsType[*router.Refusal](err)
+	v.Outcome, v.Reason = router.Broken, err.Error()
+	switch {
+	case err == router.ErrLeft:
+		v.Outcome = router.Left
+	case err == errCut:
+		v.Code = router.ShuttingDown
+	case !told || refusal.Code == router.BackendBroken:
+		v.Code = router.BackendBroken
+	default:
+		v.Outcome = router.Refused
+	}
+	v.release()
+	if told {
+		v.refuse(refusal)
+	} else {
+		v.last = true
+	}
+}
+
+// refuse says no in the API's own form. Where the headers of a stream are out the refusal is its last event.
+func (v *visit) refuse(r *router.Refusal) {
+	v.Code = r.Code
+	b := v.edge.buffers.get()
+	defer v.edge.buffers.put(b)
+	dst := (*b)[:0]
+	if v.begun {
+		dst = appendEnd(appendChunk(dst, v.ask.api.event(nil, r)), nil)
+	} else {
+		v.Status = r.Status
+		dst = v.appendPage(dst, page{r.Status, "application/json", v.ask.api.refusal(nil, r)}, r)
+	}
+	if v.send(dst) != nil && v.Outcome == router.Refused {
+		v.Outcome = router.Left
+	}
+}
+
+// reply answers with a page of our own.
+func (v *visit) reply(p page) {
+	v.Outcome, v.Status = router.OK, p.status
+	if v.send(v.appendPage(nil, p, nil)) != nil {
+		v.Outcome = router.Left
+	}
+}
+
+// appendPage appends an answer of our own; r is the refusal it holds, if it is one.
+func (v *visit) appendPage(dst []byte, p page, r *router.Refusal) []byte {
+	v.last = v.last || !v.http1 || v.conn.ln.draining()
+	dst = append(strconv.AppendInt(append(dst, "HTTP/1.1 "...), int64(p.status), 10), ' ')
+	dst = append(append(dst, fasthttp.StatusMessage(p.status)...), "\r\n"...)
+	dst = appendField(dst, "Content-Type", p.contentType)
+	dst = appendLength(dst, int64(len(p.body)))
+	if r != nil {
+		dst = appendField(dst, "X-Pilotlight-Request", v.name())
+		if r.RetryAfter > 0 {
+			seconds := (r.RetryAfter + time.Second - 1) / time.Second
+			dst = appendField(dst, "Retry-After", strconv.Itoa(int(seconds)))
+		}
+	}
+	if v.last {
+		dst = appendField(dst, "Connection", "close")
+	}
+	dst = append(dst, "\r\n"...)
+	if v.Method == "HEAD" {
+		return dst
+	}
+	return append(dst, p.body...)
+}
+
+// method is a copy of a request's method that costs nothing for those in use.
+func method(m []byte) string {
+	switch string(m) {
+	case "GET":
+		return "GET"
+	case "POST":
+		return "POST"
+	case "HEAD":
+		return "HEAD"
+	case "PUT":
+		return "PUT"
+	case "DELETE":
+		return "DELETE"
+	}
+	return string(m[:min(len(m), 16)])
+}

@@ -1,0 +1,103 @@
+package proxy
+
+import (
+	"bytes"
+	"strings"
+	"sync"
+	"time"
+
+	"pilotlight/router"
+)
+
+// acquire gets a lease, waiting in line if it must. A body that no backend could read is refused before it makes one
+// wake up.
+func (v *visit) acquire() error {
+	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn}
+	lease, err := v.edge.router.TryAcquire(req)
+	if err == router.ErrWait {
+		if no := v.ask.check(); no != nil {
+			return no
+		}
+		v.phase = inLine
+		lease, err = v.wait(req)
+	}
+	if err != nil {
+		return err
+	}
+	v.lease, v.held = lease, true
+	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
+	v.Waited += lease.Waited
+	v.Cold = v.Cold || lease.Cold
+	return nil
+}
+
+// wait stands in line. A client that asked for a stream gets heartbeats meanwhile, from another goroutine, which ends
+// before wait does.
+func (v *visit) wait(req router.Request) (router.Lease, error) {
+	if every := v.heartbeat(); every > 0 {
+		granted := make(chan struct{})
+		var beats sync.WaitGroup
+		beats.Go(func() { v.beat(every, granted) })
+		defer beats.Wait()
+		defer close(granted)
+	}
+	return v.edge.router.Acquire(v.conn, req)
+}
+
+// heartbeat is how often the client wants a sign of life; 0: never. HTTP/1.0 has no chunks to send one in.
+func (v *visit) heartbeat() time.Duration {
+	model, ok := v.edge.router.Model(v.ask.model)
+	if !ok || !v.ask.stream || !v.http1 {
+		return 0
+	}
+	agent := v.ctx.Request.Header.UserAgent()
+	for _, part := range model.Config.NoHeartbeat {
+		if bytes.Contains(agent, []byte(part)) {
+			return 0
+		}
+	}
+	return model.Config.Heartbeat.Std()
+}
+
+// beat sends a comment now and then until granted is closed. The first one brings the headers of the stream: from
+// then on a refusal is an event.
+func (v *visit) beat(every time.Duration, granted <-chan struct{}) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n\n"))
+	for {
+		select {
+		case <-granted:
+			return
+		case <-v.conn.Done():
+			return
+		case <-tick.C:
+		}
+		sent := comment
+		if !v.begun {
+			v.begun, v.Status = true, 200
+			sent = append(v.appendStream(nil), comment...)
+		}
+		if v.send(sent) != nil {
+			return
+		}
+		v.edge.metrics.heartbeats.Inc()
+	}
+}
+
+// appendStream appends the headers of a stream that we begin.
+func (v *visit) appendStream(dst []byte) []byte {
+	dst = append(dst, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"...)
+	if v.last {
+		dst = appendField(dst, "Connection", "close")
+	}
+	return append(dst, "Transfer-Encoding: chunked\r\n\r\n"...)
+}
+
+// printable keeps a name on its line.
+func printable(r rune) rune {
+	if r < ' ' || r == 0x7f {
+		return '?'
+	}
+	return r
+}
