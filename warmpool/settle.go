@@ -89,6 +89,7 @@ func (k *Keeper) takeDown(u *unit) {
 	case u.state == router.Ready:
 		k.dismiss(u, "told to", true, stop)
 	case u.state == router.Asleep:
+		u.reason = "told to stop"
 		k.stop(u)
 	case u.state == router.Waking:
 		u.answer(&router.Refusal{Status: 503, Code: router.WakeFailed, RetryAfter: time.Second, Reason: u.model + " was told to stop while it woke"})

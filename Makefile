@@ -1,0 +1,105 @@
+SHELL         := bash
+.SHELLFLAGS   := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# What may be set: make run ARGS="--listen 127.0.0.1:9000", make test TESTFLAGS="-count=1 -run Line", make fuzz FUZZTIME=1m.
+ARGS      ?=
+TESTFLAGS ?=
+FUZZTIME  ?= 10s
+COUNT     ?= 6
+
+TOOL     := go tool -modfile=tools.mod
+GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Folders below the first one that hold a pattern in files that end in _test.go: $(call with,func Fuzz).
+with = $(shell grep -rl --include='*_test.go' --exclude-dir=node_modules '$(1)' . | xargs -r -n1 dirname | sort -u)
+
+# Modules inside this one that have tests.
+nested = $(shell find . -mindepth 2 -name node_modules -prune -o -mindepth 2 -name go.mod -exec dirname {} \; | \
+	while read -r dir; do [[ -z $$(find $$dir -name '*_test.go' -print -quit) ]] || echo $$dir; done)
+
+.PHONY: help
+help: ## Say what there is to make
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: ## Four simulated models on two simulated GPUs; prints a curl line to paste
+	@go run . dev $(ARGS)
+
+.PHONY: demo
+demo: ## The same with cold starts of 20 s, to watch what waiting is like
+	@mkdir -p bin && go build -o bin/pilotlight .
+	@bin/pilotlight dev --print | sed -E -e 's/--load, [0-9a-z.]+/--load, 20s/' -e 's|\[pilotlight|[$(CURDIR)/bin/pilotlight|' > bin/demo.yaml
+	@echo "Every model loads for 20 s. Ask for one, and watch it come, each in a terminal of its own:"; echo; \
+	echo "  curl -N http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\"; \
+	echo "    -d '{\"model\":\"llama-8b\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about pilot lights.\"}]}'"; \
+	echo "  bin/pilotlight status --watch 1s"; echo
+	@XDG_STATE_HOME=$(CURDIR)/bin/demo bin/pilotlight serve -c bin/demo.yaml $(ARGS)
+
+.PHONY: test
+test: deps ## Everything, under the race detector; installs what it needs itself
+	go vet ./...
+	go test -race $(TESTFLAGS) ./...
+	@for test in $(nested); do (set -x; go test -C $$test -race $(TESTFLAGS) ./...); done
+
+.PHONY: check
+check: lint test ## What must hold before a commit: format, vet, staticcheck, golangci-lint, then test
+
+.PHONY: lint
+lint:
+	@odd=$$($(TOOL) gofumpt -l .); [[ -z $$odd ]] || { \
+		echo "not formatted; go tool -modfile=tools.mod gofumpt -w . does it:"; echo "$$odd"; exit 1; }
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	@echo "golangci-lint is built from source; the first time that takes some minutes"
+	$(GOLANGCI) run ./...
+
+.PHONY: fuzz
+fuzz: ## Every fuzz test for FUZZTIME (10s)
+	@for dir in $(call with,^func Fuzz); do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$dir/*_test.go); do \
+			echo "$$target in $$dir"; \
+			go test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Go benchmarks, COUNT (6) times each, compared with the run before
+	@mkdir -p bin; [[ ! -e bin/bench.txt ]] || mv bin/bench.txt bin/bench-before.txt
+	go test -run '^$$' -bench . -benchmem -benchtime 0.5s -count $(COUNT) $(call with,^func Benchmark) | tee bin/bench.txt
+	$(TOOL) benchstat $$(ls bin/bench-before.txt 2>/dev/null) bin/bench.txt
+	@awk '/^pkg:/ {pkg = substr($$2, length("pilotlight/") + 1)} \
+		/^Benchmark/ {sub(/-[0-9]+$$/, "", $$1); name = pkg "." $$1; if (!(name in n)) order[++k] = name; n[name]++; sum[name] += $$3} \
+		END {for (i = 1; i <= k; i++) printf "%s\"%s_ns\":%.1f", i == 1 ? "{" : ",", order[i], sum[order[i]] / n[order[i]]; print "}"}' bin/bench.txt
+
+.PHONY: bench-wake
+bench-wake: ## What is added to a wake, from the model server's readiness to its first byte of the request
+	@go run ./loadtest/benchwake $(ARGS)
+
+.PHONY: bench-edge
+bench-edge: ## Processor time per request, side by side with nginx
+	@command -v nginx > /dev/null || [[ -x /usr/sbin/nginx || $$(id -u) != 0 ]] || apt-get install -y nginx-light > /dev/null || true
+	@go run ./loadtest/benchedge $(ARGS)
+
+.PHONY: schema
+schema: ## Make config/schema.json anew from the types and their comments
+	go test ./config -run Schema -update
+
+.PHONY: golden
+golden: ## Make every generated file and every expected output anew; look at the difference before you keep it
+	@for dir in $(call with,flag.Bool."update"); do go test $$dir -update; done
+
+# What the end-to-end test needs: a real model server, built from source, and the official client libraries.
+.PHONY: deps
+deps: bin/ollama deploy/clients/node_modules/.package-lock.json
+
+bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
+	@echo "building Ollama, the model server of the end-to-end test; from nothing that takes some minutes"
+	go build -C deploy/ollama -o ../../bin/ollama github.com/ollama/ollama
+	touch $@
+
+deploy/clients/node_modules/.package-lock.json: deploy/clients/package-lock.json
+	@echo "installing the official client libraries of OpenAI and Ollama"
+	cd deploy/clients && npm ci
+	touch $@

@@ -1,0 +1,246 @@
+package main_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// layout is every package, and what it may import of ours: config ← probe ← router ← warmpool ← main. "." is main.
+func layout() map[string][]string {
+	return map[string][]string{
+		"config":               {},
+		"probe":                {"config"},
+		"probe/engine":         {"config", "probe"},
+		"router":               {"config", "probe"},
+		"warmpool":             {"config", "probe", "router"},
+		"warmpool/launch":      {"config", "probe", "probe/engine", "router", "warmpool"},
+		"proxy":                {"config", "probe", "router"}, // never warmpool: an edge owns no lives
+		"proxy/admin":          {"config", "probe", "router", "proxy"},
+		"loadtest/modelsim":    {}, // it knows nothing of us, as no model server does
+		"loadtest/edge":        {}, // it sees pilotlight from outside
+		"loadtest/benchwake":   {"loadtest/edge"},
+		"loadtest/benchedge":   {"loadtest/edge"},
+		"deploy/tinymodel":     {},
+		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
+		".": {
+			"config", "probe", "probe/engine", "router", "warmpool", "warmpool/launch", "proxy", "proxy/admin",
+			"loadtest/modelsim",
+		},
+	}
+}
+
+// fences is every module that is not ours, and the packages that may import it outside of tests. A new dependency belongs
+// here, and in as few packages as possible.
+func fences() map[string][]string {
+	return map[string][]string{
+		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
+		"github.com/invopop/jsonschema":       {}, // tests only
+		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin"},
+		"github.com/rogpeppe/go-internal":     {}, // tests only
+		"github.com/valyala/fasthttp":         {"proxy"},
+		"go.yaml.in/yaml/v4":                  {"config"},
+		"golang.org/x/sync":                   {".", "loadtest/modelsim"},
+		"golang.org/x/sys":                    {"proxy", "warmpool/launch"},
+	}
+}
+
+// bareSleeps are the functions of tests that sleep outside the function literal of a synctest bubble, and why they may.
+func bareSleeps() map[string]string {
+	return map[string]string{
+		"config/watch_test.go: pass":                                        "called in bubbles only",
+		"config/watch_test.go: TestAFileThatIsStillBeingWrittenIsLeftAlone": "watch makes the bubble",
+		"proxy/edge_test.go: end":                                           "called in bubbles only",
+		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
+		"warmpool/launch/process_test.go: childOf":                          "polls a real process",
+		"warmpool/launch/process_test.go: TestAServerThatDiesIsSaidToBeGoneAndTakesItsGroupAlong": "polls a real process",
+	}
+}
+
+func TestPackagesImportOneWay(t *testing.T) {
+	allowed := layout()
+	for _, f := range sources(t) {
+		may, known := allowed[f.dir]
+		if !known {
+			t.Errorf("%s is in a package that arch_test.go does not know: give it a row, and think about what it may import", f.path)
+			continue
+		}
+		for _, path := range f.imports(t) {
+			ours, found := strings.CutPrefix(path, "pilotlight/")
+			if found && ours != f.dir && !slices.Contains(may, ours) && !(f.isTest() && ours == "loadtest/modelsim") && !(f.isTest() && f.dir == ".") {
+				t.Errorf("%s imports %s; package %s may import %v", f.path, path, f.dir, may)
+			}
+		}
+	}
+}
+
+func TestDependenciesStayBehindTheirFences(t *testing.T) {
+	for _, f := range sources(t) {
+		if f.isTest() {
+			continue
+		}
+		for _, path := range f.imports(t) {
+			if path == "net/http" && f.dir == "proxy" {
+				t.Errorf("%s imports net/http; the edge is fasthttp, and net/http's types are not its own", f.path)
+			}
+			if first, _, _ := strings.Cut(path, "/"); !strings.Contains(first, ".") {
+				continue // the standard library's, or ours
+			}
+			if module := moduleOf(path); !slices.Contains(fences()[module], f.dir) {
+				t.Errorf("%s imports %s; outside of tests these packages may: %v", f.path, path, fences()[module])
+			}
+		}
+	}
+}
+
+// moduleOf is the longest module of fences that holds the package, or the package itself.
+func moduleOf(path string) string {
+	for module := path; module != "."; module = filepath.Dir(module) {
+		if _, found := fences()[module]; found {
+			return module
+		}
+	}
+	return path
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	said := map[string]bool{}
+	for _, f := range sources(t) {
+		if !f.isTest() {
+			said[f.dir] = said[f.dir] || f.syntax.Doc != nil
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(said)) {
+		if !said[dir] {
+			t.Errorf("package %s has no package comment", dir)
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(layout())) {
+		if _, exists := said[dir]; !exists {
+			t.Errorf("arch_test.go knows a package %s that is not there", dir)
+		}
+	}
+}
+
+func TestNothingHappensBeforeMain(t *testing.T) {
+	for _, f := range sources(t) {
+		for _, d := range f.syntax.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s has an init function", f.path)
+			}
+		}
+	}
+}
+
+func TestTestsDoNotSleepInRealTime(t *testing.T) {
+	excused := bareSleeps()
+	for _, f := range sources(t) {
+		if !f.isTest() {
+			continue
+		}
+		for _, d := range f.syntax.Decls {
+			fn, ok := d.(*ast.FuncDecl)
+			if !ok || !sleepsInRealTime(fn) {
+				continue
+			}
+			key := f.path + ": " + fn.Name.Name
+			if _, ok := bareSleeps()[key]; !ok {
+				t.Errorf("%s sleeps outside a synctest bubble", key)
+			}
+			delete(excused, key)
+		}
+	}
+	for key := range excused {
+		t.Errorf("%s is excused by arch_test.go and does not sleep", key)
+	}
+}
+
+// sleepsInRealTime says whether fn calls time.Sleep other than within the arguments of synctest.Test.
+func sleepsInRealTime(fn *ast.FuncDecl) (found bool) {
+	ast.Inspect(fn, func(n ast.Node) bool {
+		s, ok := callee(n)
+		found = found || ok && s == "time.Sleep"
+		return !ok || s != "synctest.Test"
+	})
+	return found
+}
+
+// callee is the name of the function of another package that n calls.
+func callee(n ast.Node) (string, bool) {
+	call, ok := n.(*ast.CallExpr)
+	if !ok {
+		return "", false
+	}
+	s, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return "", false
+	}
+	pkg, ok := s.X.(*ast.Ident)
+	if !ok {
+		return "", false
+	}
+	return pkg.Name + "." + s.Sel.Name, true
+}
+
+// source is one file of this module.
+type source struct {
+	path, dir string
+	syntax    *ast.File
+}
+
+func (s source) isTest() bool { return strings.HasSuffix(s.path, "_test.go") }
+
+func (s source) imports(t *testing.T) []string {
+	var paths []string
+	for _, spec := range s.syntax.Imports {
+		path, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+// sources are the Go files of this module, for whatever platform they are, without those of nested modules.
+func sources(t *testing.T) (files []source) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return enter(path, d.Name())
+		}
+		if filepath.Ext(path) != ".go" {
+			return nil
+		}
+		syntax, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		files = append(files, source{filepath.ToSlash(path), filepath.ToSlash(filepath.Dir(path)), syntax})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// enter is fs.SkipDir for folders without Go files of this module.
+func enter(path, name string) error {
+	if path == "." {
+		return nil
+	}
+	_, err := os.Stat(filepath.Join(path, "go.mod"))
+	if err == nil || name[0] == '.' || name[0] == '_' || name == "testdata" || name == "node_modules" || path == "bin" {
+		return fs.SkipDir
+	}
+	return nil
+}

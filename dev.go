@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"pilotlight/config"
+)
+
+// devConfig is the made-up fleet of dev. It is an example too: everything in it works in a file of one's own.
+//
+//go:embed deploy/examples/dev.yaml
+var devConfig []byte
+
+type devCmd struct {
+	Listen string `default:"127.0.0.1:8080" placeholder:"ADDR" help:"The data port (${default})."`
+	Admin  string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port (${default})."`
+	Print  bool   `help:"Print the configuration of the made-up fleet, and do nothing else."`
+}
+
+// Run serves the made-up fleet until it is told to stop. Nothing of it remains.
+func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
+	if c.Print {
+		_, err := os.Stdout.Write(devConfig)
+		return err
+	}
+	cfg, err := config.Parse("dev.yaml", devConfig)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the simulated model server, which is this program: %w", err)
+	}
+	for _, m := range cfg.Models {
+		for _, b := range m.Backends {
+			b.Process.Command[0] = self
+		}
+	}
+	dir, err := os.MkdirTemp("", "pilotlight-dev-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the state: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	cfg.Node.StateDir = dir
+	return serve(ctx, site{
+		cfg: override(cfg, c.Listen, c.Admin), log: log,
+		stopServers: func() bool { return true },
+		started:     func() { fmt.Printf(welcome, c.Listen, c.Admin, c.Listen, c.Admin) },
+	})
+}
+
+const welcome = `
+Four simulated models sleep on two simulated GPUs. Paste this in another terminal; the model wakes, and answers:
+
+  curl -N http://%s/v1/chat/completions -H 'Content-Type: application/json' \
+    -d '{"model":"llama-8b","stream":true,"messages":[{"role":"user","content":"Tell me about pilot lights."}]}'
+
+What it did: pilotlight status --admin %s   (go run . status works too)
+Data port: http://%s   Admin port: http://%s   Ctrl-C ends it all.
+
+`

@@ -1,0 +1,71 @@
+// Pilotlight stands in front of model servers on GPUs: clients speak to it as they would to the model server itself. Behind it,
+// models sleep when nobody asks for them, and wake when somebody does.
+//
+// A request comes in through package proxy, gets a slot of a backend from package router, and is passed on. Where no backend
+// is ready, the router asks the keeper in package warmpool to wake one. serve.go puts these together.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"pilotlight/loadtest/modelsim"
+)
+
+// verbs are what pilotlight can be told to do.
+type verbs struct {
+	Dev      devCmd           `cmd:"" help:"Try it: four simulated models on two simulated GPUs, on this machine. Needs nothing."`
+	Serve    serveCmd         `cmd:"" help:"Serve the models of a configuration file."`
+	Check    checkCmd         `cmd:"" help:"Say what is wrong with a configuration file, all at once."`
+	Status   statusCmd        `cmd:"" help:"Show models, backends, slots and lines of a running pilotlight."`
+	Wake     wakeCmd          `cmd:"" help:"Wake a model, and wait until it is ready."`
+	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
+	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`
+	Modelsim modelsim.Options `cmd:"" help:"Run one simulated model server, as dev does."`
+	Version  versionCmd       `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	var v verbs
+	told := kong.Parse(&v, kong.Name("pilotlight"), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.Description("The reverse proxy that lets model servers on GPUs sleep, and has them awake before anybody waits.\n\n"+
+			"Start with `pilotlight dev`, then put your own models into a file and run `pilotlight serve -c FILE`."))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	told.BindTo(ctx, (*context.Context)(nil))
+	if err := told.Run(logger()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// logger writes text for people and JSON for machines.
+func logger() *slog.Logger {
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		return slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, nil))
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run() error {
+	fmt.Println("pilotlight", version())
+	return nil
+}
+
+// version is what the build knows of itself.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

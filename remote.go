@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/proxy/admin"
+)
+
+type checkCmd struct {
+	File  string `arg:"" type:"existingfile" help:"The configuration file."`
+	Print bool   `help:"Print the whole configuration, defaults filled in and secrets left out."`
+}
+
+func (c checkCmd) Run() error {
+	cfg, err := config.Load(c.File)
+	if err != nil {
+		return err
+	}
+	if c.Print {
+		return cfg.Print(os.Stdout)
+	}
+	fmt.Printf("%s is fine: %d models\n", c.File, len(cfg.Models))
+	return nil
+}
+
+// remote is how to reach a running pilotlight.
+type remote struct {
+	Admin string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port of the pilotlight to ask (${default})."`
+	JSON  bool   `help:"Print JSON in place of a table."`
+}
+
+type statusCmd struct {
+	remote
+	Watch time.Duration `help:"Show it again and again, this often."`
+}
+
+func (c statusCmd) Run(ctx context.Context) error {
+	for {
+		s, err := admin.Client{Addr: c.Admin}.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if c.Watch > 0 && !c.JSON {
+			fmt.Print("\033[H\033[2J")
+		}
+		if err := c.show(s, s.Models...); err != nil || c.Watch == 0 {
+			return err
+		}
+		select {
+		case <-time.After(c.Watch):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// show prints whole as JSON, or the models as a table.
+func (c remote) show(whole any, models ...admin.ModelStatus) error {
+	if c.JSON {
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(whole)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MODEL\tLINE\tBACKEND\tSTATE\tSINCE\tSLOTS\tGPUS\tMEMORY\tADDRESS\tWHY")
+	for _, m := range models {
+		for i, b := range m.Backends {
+			name, line := m.Name, fmt.Sprint(m.Line.Waiting)
+			if i > 0 {
+				name, line = "", ""
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s ago\t%d/%d\t%s\t%s\t%s\t%s\n", name, line, b.ID, b.State,
+				time.Since(b.Since).Round(time.Second), b.InFlight, b.Slots, gpus(b), config.Size(b.Memory), b.Addr, b.Reason)
+		}
+	}
+	return w.Flush()
+}
+
+// gpus are the backend's, as 0,1.
+func gpus(b admin.BackendStatus) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(b.GPUs), " ", ","), "[]")
+}
+
+type wakeCmd struct{ mover }
+
+func (c wakeCmd) Run(ctx context.Context) error { return c.move(ctx, "wake") }
+
+type sleepCmd struct{ mover }
+
+func (c sleepCmd) Run(ctx context.Context) error { return c.move(ctx, "sleep") }
+
+type stopCmd struct{ mover }
+
+func (c stopCmd) Run(ctx context.Context) error { return c.move(ctx, "stop") }
+
+// mover moves one model by hand.
+type mover struct {
+	remote
+	Model string `arg:"" help:"The model, or an alias of it."`
+}
+
+func (c mover) move(ctx context.Context, verb string) error {
+	m, err := admin.Client{Addr: c.Admin}.Move(ctx, verb, c.Model)
+	if err != nil {
+		return err
+	}
+	return c.show(m, m)
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"pilotlight/config"
+	"pilotlight/proxy"
+	"pilotlight/proxy/admin"
+	"pilotlight/router"
+	"pilotlight/warmpool"
+	"pilotlight/warmpool/launch"
+)
+
+type serveCmd struct {
+	Config string `short:"c" required:"" type:"existingfile" placeholder:"FILE" help:"The configuration file. It is read again on SIGHUP and when it changes."`
+	Listen string `placeholder:"ADDR" help:"The data port, in place of the file's."`
+	Admin  string `placeholder:"ADDR" help:"The admin port, in place of the file's."`
+}
+
+// Run serves until it is told to stop. SIGTERM leaves model servers running, for the next start to adopt, as an upgrade wants
+// it; Ctrl-C stops them, as a person wants it.
+func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return err
+	}
+	ctx, byHand := onInterrupt(ctx)
+	return serve(ctx, site{
+		cfg: override(cfg, c.Listen, c.Admin), log: log, stopServers: byHand,
+		watch: config.NewWatcher(c.Config, cfg, log),
+	})
+}
+
+// override puts addresses from the command line in place of the file's.
+func override(cfg *config.Config, listen, admin string) *config.Config {
+	if listen != "" {
+		cfg.Listen = listen
+	}
+	if admin != "" {
+		cfg.Admin = admin
+	}
+	return cfg
+}
+
+// onInterrupt says, once ctx has ended, whether that was by Ctrl-C.
+func onInterrupt(ctx context.Context) (context.Context, func() bool) {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	return ctx, func() bool {
+		signal.Stop(interrupted)
+		return len(interrupted) > 0
+	}
+}
+
+// site is what serve puts together.
+type site struct {
+	cfg         *config.Config
+	log         *slog.Logger
+	stopServers func() bool     // asked at the end: are model servers to be stopped too
+	watch       *config.Watcher // nil: the configuration never changes
+	started     func()          // called once both ports answer; may be nil
+}
+
+// serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
+// the keeper.
+func serve(ctx context.Context, s site) error {
+	unlock, err := lock(s.cfg.Node.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	data, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("open the data port: %w", err)
+	}
+	defer data.Close()
+	operators, err := net.Listen("tcp", s.cfg.Admin)
+	if err != nil {
+		return fmt.Errorf("open the admin port: %w", err)
+	}
+	defer operators.Close()
+	learned, err := warmpool.LoadLearned(filepath.Join(s.cfg.Node.StateDir, "learned.json"))
+	if err != nil {
+		s.log.Warn("learned wake times are lost", "error", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	var keeper *warmpool.Keeper
+	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
+	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, lines, launchers(s), learned, s.log)
+	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Router: lines, Log: s.log, Registry: registry})
+	desk := &http.Server{
+		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+
+	keeping, stopKeeper := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopKeeper()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return keeper.Run(keeping) })
+	g.Go(func() error {
+		defer stopKeeper() // the pool outlives the last stream,
+		defer desk.Close() // and so does the admin port
+		closed := make(chan struct{})
+		context.AfterFunc(ctx, func() { lines.Close(); close(closed) }) // whoever waits in line is told to ask elsewhere
+		defer func() { <-closed }()
+		return edge.Serve(ctx, data, s.cfg.DrainLimit.Std())
+	})
+	g.Go(func() error {
+		if err := desk.Serve(operators); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve the admin port: %w", err)
+		}
+		return nil
+	})
+	if s.watch != nil {
+		g.Go(func() error { return s.follow(ctx, lines, keeper, registry) })
+	}
+	s.log.Info("serving", "listen", data.Addr().String(), "admin", operators.Addr().String(), "models", len(s.cfg.Models), "version", version())
+	if s.started != nil {
+		s.started()
+	}
+	err = g.Wait()
+	if s.stopServers() {
+		s.log.Info("stopping the model servers")
+		err = errors.Join(err, keeper.Halt(context.WithoutCancel(ctx)))
+	}
+	s.log.Info("stopped")
+	return err
+}
+
+// launchers makes the launcher of each backend.
+func launchers(s site) warmpool.Launch {
+	return func(_ string, m config.Model, b config.Backend) warmpool.Launcher {
+		return launch.New(launch.Spec{ID: b.Name, ServedAs: m.ServedAs, Backend: b, StateDir: s.cfg.Node.StateDir, Log: s.log})
+	}
+}
+
+// follow takes over changes of the file. Addresses, limits and the node's own keys are those of the start.
+func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool.Keeper, registry prometheus.Registerer) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
+	}, func() float64 {
+		if s.watch.Status().LastReloadSuccessful {
+			return 1
+		}
+		return 0
+	}))
+	s.watch.Run(ctx, hup, func(next *config.Config) error {
+		lines.Update(next.Models)
+		keeper.Update(next.Models)
+		return nil
+	})
+	return nil
+}
+
+// loaded is what /debug/config shows.
+func (s site) loaded() any {
+	if s.watch == nil {
+		return config.Status{LastReloadSuccessful: true, Hash: s.cfg.Hash()}
+	}
+	return s.watch.Status()
+}
+
+// wakerFunc lets router and keeper, which know each other, be made one after the other.
+type wakerFunc func(context.Context, string) error
+
+func (f wakerFunc) Wake(ctx context.Context, backend string) error { return f(ctx, backend) }
+
+// lock keeps a second pilotlight from the same state directory: it would adopt, and stop, the first one's model servers.
+func lock(stateDir string) (unlock func(), err error) {
+	if err := os.MkdirAll(stateDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(stateDir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another pilotlight uses the state directory %s; stop it, or give this one a node.state_dir of its own", stateDir)
+	}
+	return func() { f.Close() }, nil
+}
