@@ -181,10 +181,13 @@ func (v *visit) log(log *slog.Logger) {
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
-		slog.Duration("waited", v.Waited), slog.Bool("cold", v.Cold), slog.Duration("first_byte", v.FirstByte),
-		slog.Duration("total", v.Total), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
+		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Float64("first_byte_ms", ms(v.FirstByte)),
+		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
 		slog.String("client", v.Client))
 }
+
+// ms is a duration for people who read logs.
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // send writes to the client.
 func (v *visit) send(b []byte) error {

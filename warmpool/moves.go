@@ -140,7 +140,7 @@ func (k *Keeper) fell(u *unit, err error) {
 		u.failed = 0
 	}
 	u.rested = now.Add(rests)
-	k.log.Warn("backend fell over", "model", u.model, "backend", u.id, "error", err, "failed", u.failed, "rests", rests.Round(time.Millisecond))
+	k.log.Warn("backend fell over", "model", u.model, "backend", u.id, "error", err, "failed", u.failed, "rests", rests.Round(time.Millisecond).String())
 	code := router.WakeFailed
 	if errors.Is(err, ErrStalled) {
 		code = router.WakeStalled

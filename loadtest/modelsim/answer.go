@@ -1,8 +1,6 @@
 package modelsim
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -12,8 +10,6 @@ import (
 	"strings"
 	"time"
 )
-
-type object = map[string]any
 
 // request is what a request for words comes down to in every API.
 type request struct {
@@ -33,55 +29,44 @@ type answer struct {
 	finish           string // stop or length once it is complete, else empty
 }
 
-// api is how one API's requests are read, and how it says no.
-type api struct {
-	read   func(body []byte) (request, form, error)
-	refuse func(refusal) any
-}
-
-// form is how an API writes one answer: whole as one document, or as a stream of what event makes of each token.
+// form is how an API writes one answer: whole, as one document, or as a stream of what event makes of each token.
 type form struct {
 	contentType string // of the stream
 	whole       func(*answer) any
 	event       func(a *answer, token string) []byte
 }
 
-// generate answers requests for words.
-func (s *server) generate(api api) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		body, ok := readBody(w, r, api.refuse)
-		if !ok {
-			return
-		}
-		req, form, err := api.read(body)
+// generate answers requests for words, which read understands and no refuses.
+func (s *server) generate(read func(body []byte) (request, form, error), no wording) http.Handler {
+	return endpoint(no, func(w http.ResponseWriter, r *http.Request, body []byte) (any, error) {
+		req, form, err := read(body)
 		if err != nil {
-			refuse(w, api.refuse, &refusal{http.StatusBadRequest, err.Error()})
-			return
+			return nil, &refusal{http.StatusBadRequest, err.Error()}
 		}
 		q, err := s.sequence(req)
 		if err != nil {
-			refuse(w, api.refuse, err)
-			return
+			return nil, err
 		}
 		a := &answer{request: req, came: time.Now(), ofPrompt: q.prompt}
 		if a.id, err = s.engine.submit(q); err != nil {
-			refuse(w, api.refuse, err)
-			return
+			return nil, err
 		}
 		defer s.engine.abort(q)
-		if req.stream {
-			w.Header().Set("Content-Type", form.contentType)
-			_ = http.NewResponseController(w).Flush() // the status goes out before the first token, as from vLLM
+		if !req.stream {
+			err := a.speak(r, q, func(string) error { return nil })
+			return form.whole(a), err
 		}
-		switch err := a.speak(w, r, q, form); {
-		case err != nil && req.stream:
+		w.Header().Set("Content-Type", form.contentType)
+		flush := http.NewResponseController(w).Flush
+		_ = flush() // the status goes out before the first token, as from vLLM
+		if err := a.speak(r, q, func(token string) error {
+			_, _ = w.Write(form.event(a, token))
+			return flush()
+		}); err != nil {
 			panic(http.ErrAbortHandler) // what is broken has to look broken
-		case err != nil:
-			refuse(w, api.refuse, err)
-		case !req.stream:
-			reply(w, http.StatusOK, form.whole(a))
 		}
-	}
+		return nil, nil
+	})
 }
 
 // sequence is the engine's view of a request: how long a prompt, how long an answer.
@@ -97,9 +82,9 @@ func (s *server) sequence(req request) (*sequence, error) {
 	case req.limit != nil && (req.endless || *req.limit <= want):
 		want, finish = *req.limit, "length"
 	case req.endless:
-		want, finish = s.KVTokens-prompt, "length"
+		want, finish = max(s.KVTokens-prompt, 1), "length"
 	}
-	return newSequence(prompt, max(want, 1), finish), nil // what is too long the engine refuses
+	return newSequence(prompt, want, finish), nil
 }
 
 // knows refuses models that the server does not serve, as vLLM does.
@@ -110,18 +95,17 @@ func (s *server) knows(model string) error {
 	return nil
 }
 
-// speak puts the tokens of a sequence into words until it is complete.
-func (a *answer) speak(w http.ResponseWriter, r *http.Request, q *sequence, form form) error {
+// speak puts the tokens of a sequence into words, and says each, until the answer is complete.
+func (a *answer) speak(r *http.Request, q *sequence, say func(token string) error) error {
 	voice := newVoice(a.model, a.prompt)
 	for a.finish == "" {
 		if err := q.next(r.Context()); err != nil {
 			return err
 		}
+		token := words[voice.IntN(len(words))]
 		if a.tokens == 0 {
 			a.spoke = time.Now()
-		}
-		token := words[voice.IntN(len(words))]
-		if a.tokens > 0 {
+		} else {
 			token = " " + token
 		}
 		a.tokens++
@@ -129,32 +113,22 @@ func (a *answer) speak(w http.ResponseWriter, r *http.Request, q *sequence, form
 		if a.tokens == q.want {
 			a.finish = q.finish
 		}
-		if !a.stream {
-			continue
-		}
-		if _, err := w.Write(form.event(a, token)); err != nil {
-			return err
-		}
-		if err := http.NewResponseController(w).Flush(); err != nil {
+		if err := say(token); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// pool runs a prompt through the engine, without an answer in words, and says no if it has to.
-func (s *server) pool(w http.ResponseWriter, r *http.Request, prompt int, no func(refusal) any) (done bool) {
+// pool runs a prompt of so many tokens through the engine, without an answer in words.
+func (s *server) pool(r *http.Request, prompt int) error {
 	q := newSequence(prompt, 1, "stop")
 	q.pooled = true
-	_, err := s.engine.submit(q)
-	if err == nil {
-		defer s.engine.abort(q)
-		err = q.next(r.Context())
+	if _, err := s.engine.submit(q); err != nil {
+		return err
 	}
-	if err != nil {
-		refuse(w, no, err)
-	}
-	return err == nil
+	defer s.engine.abort(q)
+	return q.next(r.Context())
 }
 
 // words are what the model knows. Some are not ASCII, for clients and proxies that cut bytes.
@@ -173,74 +147,3 @@ func newVoice(model, prompt string) *rand.Rand {
 
 // countTokens takes a token for four bytes, as English prompts have it.
 func countTokens(prompt string) int { return max(1, (len(prompt)+3)/4) }
-
-// readBody reads a request whole, so that net/http notices when the client leaves.
-func readBody(w http.ResponseWriter, r *http.Request, no func(refusal) any) (body []byte, ok bool) {
-	body, err := io.ReadAll(r.Body)
-	if tooLarge, is := errors.AsType[*http.MaxBytesError](err); is {
-		err = &refusal{http.StatusRequestEntityTooLarge, tooLarge.Error()}
-	}
-	if err != nil {
-		refuse(w, no, err)
-	}
-	return body, err == nil
-}
-
-// refuse says no in the words of an API.
-func refuse(w http.ResponseWriter, no func(refusal) any, err error) {
-	r, ok := errors.AsType[*refusal](err)
-	if !ok {
-		r = &refusal{499, err.Error()} // the client left, and will not read it
-	}
-	reply(w, r.status, no(*r))
-}
-
-func reply(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(encode(v))
-}
-
-func encode(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("BUG: an answer that JSON cannot hold: " + err.Error())
-	}
-	return b
-}
-
-// prose is text as APIs take it: a string, a list of strings or of {"text": …}; anything else counts as its JSON.
-type prose string
-
-func (p *prose) UnmarshalJSON(raw []byte) error {
-	var parts []prose
-	var part struct{ Text *string }
-	switch {
-	case string(raw) == "null":
-	case json.Unmarshal(raw, (*string)(p)) == nil:
-	case json.Unmarshal(raw, &parts) == nil:
-		for _, q := range parts {
-			*p += q
-		}
-	case json.Unmarshal(raw, &part) == nil && part.Text != nil:
-		*p = prose(*part.Text)
-	default:
-		*p = prose(raw)
-	}
-	return nil
-}
-
-// message is one message of a chat, in every API.
-type message struct {
-	Role    string `json:"role"`
-	Content prose  `json:"content"`
-}
-
-// transcript is a chat as one prompt.
-func transcript(messages []message) string {
-	var b strings.Builder
-	for _, m := range messages {
-		b.WriteString(string(m.Content))
-	}
-	return b.String()
-}

@@ -9,7 +9,7 @@ import (
 )
 
 func (s *server) anthropic(mux *http.ServeMux) {
-	mux.Handle("POST /v1/messages", s.generate(api{readMessages, anthropicRefusal}))
+	mux.Handle("POST /v1/messages", s.generate(readMessages, anthropicRefusal))
 }
 
 func anthropicRefusal(r refusal) any {
@@ -44,18 +44,20 @@ func readMessages(body []byte) (request, form, error) {
 			return anthropicMessage(a, []object{{"type": "text", "text": a.text.String()}}, anthropicStop[a.finish])
 		},
 		event: func(a *answer, token string) (b []byte) {
-			if a.tokens == 1 {
-				b = append(b, anthropicEvent("message_start", object{"message": anthropicMessage(a, []object{}, nil)})...)
-				b = append(b, anthropicEvent("content_block_start", object{"index": 0, "content_block": object{"type": "text", "text": ""}})...)
+			add := func(kind string, v object) {
+				v["type"] = kind
+				b = fmt.Appendf(b, "event: %s\n%s", kind, sse(v))
 			}
-			b = append(b, anthropicEvent("content_block_delta", object{"index": 0, "delta": object{"type": "text_delta", "text": token}})...)
+			if a.tokens == 1 {
+				add("message_start", object{"message": anthropicMessage(a, []object{}, nil)})
+				add("content_block_start", object{"index": 0, "content_block": object{"type": "text", "text": ""}})
+			}
+			add("content_block_delta", object{"index": 0, "delta": object{"type": "text_delta", "text": token}})
 			if a.finish != "" {
-				b = append(b, anthropicEvent("content_block_stop", object{"index": 0})...)
-				b = append(b, anthropicEvent("message_delta", object{
-					"delta": object{"stop_reason": anthropicStop[a.finish], "stop_sequence": nil},
-					"usage": object{"output_tokens": a.tokens},
-				})...)
-				b = append(b, anthropicEvent("message_stop", object{})...)
+				add("content_block_stop", object{"index": 0})
+				stop := object{"stop_reason": anthropicStop[a.finish], "stop_sequence": nil}
+				add("message_delta", object{"delta": stop, "usage": object{"output_tokens": a.tokens}})
+				add("message_stop", object{})
 			}
 			return b
 		},
@@ -71,9 +73,4 @@ func anthropicMessage(a *answer, content []object, stop any) object {
 		"content": content, "stop_reason": stop, "stop_sequence": nil,
 		"usage": object{"input_tokens": a.ofPrompt, "output_tokens": a.tokens},
 	}
-}
-
-func anthropicEvent(kind string, v object) []byte {
-	v["type"] = kind
-	return fmt.Appendf(nil, "event: %s\n%s", kind, sse(v))
 }

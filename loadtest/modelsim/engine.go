@@ -14,14 +14,6 @@ import (
 // errDied ends a server that dies as its options want it.
 var errDied = errors.New("the simulated model server died in the middle of an answer")
 
-// refusal is an answer other than 2xx, still to be put into the words of an API.
-type refusal struct {
-	status  int
-	message string
-}
-
-func (r *refusal) Error() string { return r.message }
-
 // What vLLM says.
 var errEngineDead = &refusal{http.StatusInternalServerError, "EngineCore encountered an issue. See stack trace (above) for the root cause."}
 
@@ -224,8 +216,12 @@ func (e *engine) die() {
 	e.print.Println("torch.AcceleratorError: CUDA error: an illegal memory access was encountered")
 }
 
-func (e *engine) isDead() bool {
+// health is the error of vLLM's health check: one that sleeps is healthy.
+func (e *engine) health() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.dead
+	if e.dead {
+		return &refusal{http.StatusServiceUnavailable, errEngineDead.message}
+	}
+	return nil
 }

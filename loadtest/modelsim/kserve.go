@@ -8,55 +8,45 @@ import (
 
 // kserve adds KServe's v2 protocol, as Triton speaks it.
 func (s *server) kserve(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v2/health/live", func(http.ResponseWriter, *http.Request) {})
-	mux.HandleFunc("GET /v2/health/ready", s.kserveReady)
-	mux.HandleFunc("GET /v2/models/{model}/ready", s.kserveReady)
-	mux.HandleFunc("POST /v2/models/{model}/infer", s.infer)
-}
-
-func kserveRefusal(r refusal) any { return object{"error": r.message} }
-
-func (s *server) kserveReady(w http.ResponseWriter, r *http.Request) {
-	if model := r.PathValue("model"); model != "" {
-		if err := s.knows(model); err != nil {
-			refuse(w, kserveRefusal, err)
-			return
+	ready := endpoint(bareRefusal, func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
+		if model := r.PathValue("model"); model != "" {
+			if err := s.knows(model); err != nil {
+				return nil, err
+			}
 		}
-	}
-	if s.engine.isDead() {
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
+		return nil, s.engine.health()
+	})
+	mux.Handle("GET /v2/health/ready", ready)
+	mux.Handle("GET /v2/models/{model}/ready", ready)
+	mux.Handle("POST /v2/models/{model}/infer", endpoint(bareRefusal, s.infer))
 }
+
+// bareRefusal says no as Triton and Ollama do.
+func bareRefusal(r refusal) any { return object{"error": r.message} }
 
 // infer gives each input back as an output, as Triton's identity backend does.
-func (s *server) infer(w http.ResponseWriter, r *http.Request) {
-	body, ok := readBody(w, r, kserveRefusal)
-	if !ok {
-		return
-	}
+func (s *server) infer(_ http.ResponseWriter, r *http.Request, body []byte) (any, error) {
 	var in struct {
 		ID     string
 		Inputs []struct {
-			Shape    []int64         `json:"shape"`
-			Datatype string          `json:"datatype"`
-			Data     json.RawMessage `json:"data"`
+			Shape    []int64
+			Datatype string
+			Data     json.RawMessage
 		}
 	}
 	model := r.PathValue("model")
-	err := s.knows(model)
-	if err == nil && (json.Unmarshal(body, &in) != nil || len(in.Inputs) == 0) {
-		err = &refusal{http.StatusBadRequest, "failed to parse the request JSON buffer: want inputs"}
+	if err := s.knows(model); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		refuse(w, kserveRefusal, err)
-		return
+	if err := json.Unmarshal(body, &in); err != nil || len(in.Inputs) == 0 {
+		return nil, &refusal{http.StatusBadRequest, "failed to parse the request JSON buffer: it has no inputs"}
 	}
-	if !s.pool(w, r, countTokens(string(body)), kserveRefusal) {
-		return
+	if err := s.pool(r, countTokens(string(body))); err != nil {
+		return nil, err
 	}
 	outputs := make([]object, len(in.Inputs))
 	for i, input := range in.Inputs {
 		outputs[i] = object{"name": "OUTPUT" + strconv.Itoa(i), "shape": input.Shape, "datatype": input.Datatype, "data": input.Data}
 	}
-	reply(w, http.StatusOK, object{"id": in.ID, "model_name": model, "model_version": "1", "outputs": outputs})
+	return object{"id": in.ID, "model_name": model, "model_version": "1", "outputs": outputs}, nil
 }

@@ -7,42 +7,35 @@ import (
 )
 
 func (s *server) ollama(mux *http.ServeMux) {
-	mux.Handle("POST /api/chat", s.generate(api{readOllama(func(text string) (string, any) {
-		return "message", object{"role": "assistant", "content": text}
-	}), ollamaRefusal}))
-	mux.Handle("POST /api/generate", s.generate(api{readOllama(func(text string) (string, any) {
-		return "response", text
-	}), ollamaRefusal}))
-	mux.HandleFunc("GET /api/tags", s.ollamaModels(func() bool { return true }))
-	mux.HandleFunc("GET /api/ps", s.ollamaModels(func() bool { return !s.engine.isAsleep() }))
-}
-
-// ollamaModels lists the models while there are any to show.
-func (s *server) ollamaModels(shown func() bool) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		list := []object{}
-		for _, name := range s.Models {
-			if shown() {
-				list = append(list, object{"name": name, "model": name, "size": 0, "details": object{"format": "modelsim"}})
-			}
+	mux.Handle("POST /api/chat", s.generate(readOllama("message", func(text string) any {
+		return object{"role": "assistant", "content": text}
+	}), bareRefusal))
+	mux.Handle("POST /api/generate", s.generate(readOllama("response", func(text string) any { return text }), bareRefusal))
+	list := make([]object, len(s.Models))
+	for i, name := range s.Models {
+		list[i] = object{"name": name, "model": name, "size": 0, "details": object{"format": "modelsim"}}
+	}
+	mux.HandleFunc("GET /api/tags", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, object{"models": list})
+	})
+	mux.HandleFunc("GET /api/ps", func(w http.ResponseWriter, _ *http.Request) { // those in memory
+		if s.engine.isAsleep() {
+			reply(w, http.StatusOK, object{"models": []object{}})
+			return
 		}
 		reply(w, http.StatusOK, object{"models": list})
-	}
+	})
 }
 
-func ollamaRefusal(r refusal) any { return object{"error": r.message} }
-
-// readOllama reads chats and generations, which differ in where an answer has its words.
-func readOllama(say func(text string) (key string, v any)) func([]byte) (request, form, error) {
-	line := func(a *answer, text string, done bool) object {
-		key, v := say(text)
-		return object{"model": a.model, "created_at": time.Now().UTC().Format(time.RFC3339Nano), key: v, "done": done}
+// readOllama reads chats and generations, which differ in the key under which an answer has its words.
+func readOllama(key string, said func(text string) any) func([]byte) (request, form, error) {
+	line := func(a *answer, text string) object {
+		return object{"model": a.model, "created_at": time.Now().UTC().Format(time.RFC3339Nano), key: said(text), "done": false}
 	}
 	last := func(a *answer, text string) object {
-		v := line(a, text, true)
-		v["done_reason"] = a.finish
-		v["total_duration"] = time.Since(a.came).Nanoseconds()
-		v["load_duration"] = 0
+		v := line(a, text)
+		v["done"], v["done_reason"] = true, a.finish
+		v["total_duration"], v["load_duration"] = time.Since(a.came).Nanoseconds(), 0
 		v["prompt_eval_count"], v["prompt_eval_duration"] = a.ofPrompt, a.spoke.Sub(a.came).Nanoseconds()
 		v["eval_count"], v["eval_duration"] = a.tokens, time.Since(a.spoke).Nanoseconds()
 		return v
@@ -69,7 +62,7 @@ func readOllama(say func(text string) (key string, v any)) func([]byte) (request
 			contentType: "application/x-ndjson",
 			whole:       func(a *answer) any { return last(a, a.text.String()) },
 			event: func(a *answer, token string) []byte {
-				b := append(encode(line(a, token, false)), '\n')
+				b := append(encode(line(a, token)), '\n')
 				if a.finish != "" {
 					b = append(append(b, encode(last(a, ""))...), '\n')
 				}

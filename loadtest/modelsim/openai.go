@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,17 +12,16 @@ import (
 )
 
 func (s *server) openAI(mux *http.ServeMux) {
-	started := time.Now().Unix()
+	list := make([]object, len(s.Models))
+	for i, name := range s.Models {
+		list[i] = object{"id": name, "object": "model", "created": time.Now().Unix(), "owned_by": "modelsim", "root": name, "max_model_len": s.KVTokens}
+	}
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		var list []object
-		for _, name := range s.Models {
-			list = append(list, object{"id": name, "object": "model", "created": started, "owned_by": "modelsim", "root": name, "max_model_len": s.KVTokens})
-		}
 		reply(w, http.StatusOK, object{"object": "list", "data": list})
 	})
-	mux.Handle("POST /v1/chat/completions", s.generate(api{readChat, openAIRefusal}))
-	mux.Handle("POST /v1/completions", s.generate(api{readCompletion, openAIRefusal}))
-	mux.HandleFunc("POST /v1/embeddings", s.embed)
+	mux.Handle("POST /v1/chat/completions", s.generate(chatShape.read, openAIRefusal))
+	mux.Handle("POST /v1/completions", s.generate(completionShape.read, openAIRefusal))
+	mux.Handle("POST /v1/embeddings", endpoint(openAIRefusal, s.embed))
 }
 
 // openAIRefusal says no as vLLM does.
@@ -38,166 +36,149 @@ func openAIRefusal(r refusal) any {
 	return object{"error": object{"message": r.message, "type": kind, "param": param, "code": r.status}}
 }
 
-// openAIRequest is what chats and completions have in common.
-type openAIRequest struct {
-	Model               string
-	Messages            []message
-	Prompt              prose
-	MaxTokens           *int `json:"max_tokens"`
-	MaxCompletionTokens *int `json:"max_completion_tokens"`
-	IgnoreEOS           bool `json:"ignore_eos"` // of vLLM
-	Stream              bool
-	StreamOptions       struct {
-		IncludeUsage bool `json:"include_usage"`
-	} `json:"stream_options"`
+// openAIShape is in what chats and completions differ.
+type openAIShape struct {
+	prefix, whole, chunk string
+	required             string
+	said                 func(text string) object                  // of a choice of a whole answer
+	pieces               func(a *answer, token string) []openAIBit // of the choices of a stream, one for each chunk
 }
 
-func readOpenAI(body []byte) (o openAIRequest, r request, err error) {
-	if err := json.Unmarshal(body, &o); err != nil {
-		return o, r, err
-	}
-	r = request{model: o.Model, prompt: string(o.Prompt), limit: o.MaxTokens, endless: o.IgnoreEOS, stream: o.Stream}
-	if o.MaxCompletionTokens != nil {
-		r.limit = o.MaxCompletionTokens
-	}
-	return o, r, nil
+// openAIBit is a part of a choice, and why the answer ends with it, if it does.
+type openAIBit struct {
+	said   object
+	finish any
 }
 
-func readChat(body []byte) (request, form, error) {
-	o, r, err := readOpenAI(body)
-	if err == nil && len(o.Messages) == 0 {
-		err = errors.New("messages must have at least one message")
+var chatShape = openAIShape{
+	prefix: "chatcmpl-", whole: "chat.completion", chunk: "chat.completion.chunk", required: "messages",
+	said: func(text string) object {
+		return object{"message": object{"role": "assistant", "content": text, "refusal": nil}}
+	},
+	pieces: func(a *answer, token string) (bits []openAIBit) {
+		if a.tokens == 1 {
+			bits = append(bits, openAIBit{object{"delta": object{"role": "assistant", "content": ""}}, nil})
+		}
+		bits = append(bits, openAIBit{object{"delta": object{"content": token}}, nil})
+		if a.finish != "" {
+			bits = append(bits, openAIBit{object{"delta": object{}}, a.finish})
+		}
+		return bits
+	},
+}
+
+var completionShape = openAIShape{
+	prefix: "cmpl-", whole: "text_completion", chunk: "text_completion", required: "prompt",
+	said: func(text string) object { return object{"text": text} },
+	pieces: func(a *answer, token string) []openAIBit {
+		bit := openAIBit{said: object{"text": token}}
+		if a.finish != "" {
+			bit.finish = a.finish
+		}
+		return []openAIBit{bit}
+	},
+}
+
+func (o openAIShape) read(body []byte) (request, form, error) {
+	var in struct {
+		Model               string
+		Messages            []message
+		Prompt              *prose
+		MaxTokens           *int `json:"max_tokens"`
+		MaxCompletionTokens *int `json:"max_completion_tokens"`
+		IgnoreEOS           bool `json:"ignore_eos"` // of vLLM
+		Stream              bool
+		StreamOptions       struct {
+			IncludeUsage bool `json:"include_usage"`
+		} `json:"stream_options"`
 	}
-	r.prompt = transcript(o.Messages)
-	delta := func(a *answer, delta object, finish any) []byte {
-		return sse(openAIBody(a, "chat.completion.chunk", object{"index": 0, "delta": delta, "logprobs": nil, "finish_reason": finish}))
+	if err := json.Unmarshal(body, &in); err != nil {
+		return request{}, form{}, err
+	}
+	r := request{model: in.Model, prompt: transcript(in.Messages), limit: in.MaxTokens, endless: in.IgnoreEOS, stream: in.Stream}
+	if in.MaxCompletionTokens != nil {
+		r.limit = in.MaxCompletionTokens
+	}
+	if o.required == "prompt" && in.Prompt != nil {
+		in.Messages, r.prompt = []message{{*in.Prompt}}, string(*in.Prompt)
+	}
+	if len(in.Messages) == 0 {
+		return r, form{}, fmt.Errorf("%s: Field required", o.required)
 	}
 	return r, form{
 		contentType: eventStream,
 		whole: func(a *answer) any {
-			said := object{"role": "assistant", "content": a.text.String(), "refusal": nil}
-			v := openAIBody(a, "chat.completion", object{"index": 0, "message": said, "logprobs": nil, "finish_reason": a.finish})
+			v := o.body(a, o.whole, openAIBit{o.said(a.text.String()), a.finish})
 			v["usage"] = openAIUsage(a)
 			return v
 		},
 		event: func(a *answer, token string) (b []byte) {
-			if a.tokens == 1 {
-				b = append(b, delta(a, object{"role": "assistant", "content": ""}, nil)...)
+			for _, bit := range o.pieces(a, token) {
+				b = append(b, sse(o.body(a, o.chunk, bit))...)
 			}
-			b = append(b, delta(a, object{"content": token}, nil)...)
-			if a.finish != "" {
-				b = append(b, delta(a, object{}, a.finish)...)
+			if a.finish == "" {
+				return b
 			}
-			return append(b, openAIEnd(a, "chat.completion.chunk", o.StreamOptions.IncludeUsage)...)
+			if in.StreamOptions.IncludeUsage {
+				v := o.body(a, o.chunk)
+				v["usage"] = openAIUsage(a)
+				b = append(b, sse(v)...)
+			}
+			return append(b, "data: [DONE]\n\n"...)
 		},
-	}, err
+	}, nil
 }
 
-func readCompletion(body []byte) (request, form, error) {
-	o, r, err := readOpenAI(body)
-	if err == nil && r.limit == nil {
-		r.limit = new(16) // OpenAI's default
+// body is a document with one choice or none.
+func (o openAIShape) body(a *answer, kind string, bits ...openAIBit) object {
+	choices := []object{}
+	for _, bit := range bits {
+		bit.said["index"], bit.said["logprobs"], bit.said["finish_reason"] = 0, nil, bit.finish
+		choices = append(choices, bit.said)
 	}
-	choice := func(text string, finish any) object {
-		return object{"index": 0, "text": text, "logprobs": nil, "finish_reason": finish}
-	}
-	return r, form{
-		contentType: eventStream,
-		whole: func(a *answer) any {
-			v := openAIBody(a, "text_completion", choice(a.text.String(), a.finish))
-			v["usage"] = openAIUsage(a)
-			return v
-		},
-		event: func(a *answer, token string) []byte {
-			finish := any(nil)
-			if a.finish != "" {
-				finish = a.finish
-			}
-			b := sse(openAIBody(a, "text_completion", choice(token, finish)))
-			return append(b, openAIEnd(a, "text_completion", o.StreamOptions.IncludeUsage)...)
-		},
-	}, err
-}
-
-func openAIBody(a *answer, kind string, choices ...object) object {
-	prefix := "chatcmpl-"
-	if kind == "text_completion" {
-		prefix = "cmpl-"
-	}
-	return object{
-		"id": prefix + strconv.Itoa(a.id), "object": kind, "created": a.came.Unix(), "model": a.model,
-		"choices": append([]object{}, choices...),
-	}
+	return object{"id": o.prefix + strconv.Itoa(a.id), "object": kind, "created": a.came.Unix(), "model": a.model, "choices": choices}
 }
 
 func openAIUsage(a *answer) object {
 	return object{"prompt_tokens": a.ofPrompt, "completion_tokens": a.tokens, "total_tokens": a.ofPrompt + a.tokens}
 }
 
-// openAIEnd is what comes after the last token of a stream.
-func openAIEnd(a *answer, kind string, usage bool) (b []byte) {
-	if a.finish == "" {
-		return nil
-	}
-	if usage {
-		v := openAIBody(a, kind)
-		v["usage"] = openAIUsage(a)
-		b = sse(v)
-	}
-	return append(b, "data: [DONE]\n\n"...)
-}
-
-const eventStream = "text/event-stream; charset=utf-8"
-
-func sse(v any) []byte { return fmt.Appendf(nil, "data: %s\n\n", encode(v)) }
-
 // embed answers with vectors of length 1 that follow from model and text alone.
-func (s *server) embed(w http.ResponseWriter, r *http.Request) {
-	body, ok := readBody(w, r, openAIRefusal)
-	if !ok {
-		return
-	}
+func (s *server) embed(_ http.ResponseWriter, r *http.Request, body []byte) (any, error) {
 	in := struct {
 		Model          string
 		Input          json.RawMessage
 		EncodingFormat string `json:"encoding_format"`
 		Dimensions     int
 	}{Dimensions: 64}
-	err := json.Unmarshal(body, &in)
+	if err := json.Unmarshal(body, &in); err != nil || in.Input == nil || in.Dimensions < 1 || in.Dimensions > 4096 {
+		return nil, &refusal{http.StatusBadRequest, fmt.Sprintf("An embedding takes an input, and 1 to 4096 dimensions (%v).", err)}
+	}
+	if err := s.knows(in.Model); err != nil {
+		return nil, err
+	}
 	var texts []prose
-	if err == nil && json.Unmarshal(in.Input, &texts) != nil {
-		texts = make([]prose, 1)
-		err = json.Unmarshal(in.Input, &texts[0])
+	if json.Unmarshal(in.Input, &texts) != nil {
+		texts = []prose{prose(in.Input)}
+		_ = json.Unmarshal(in.Input, &texts[0]) // prose takes anything
 	}
-	switch {
-	case err != nil || len(texts) == 0 || in.Dimensions < 1 || in.Dimensions > 4096:
-		err = &refusal{http.StatusBadRequest, fmt.Sprintf("want an input and 1 to 4096 dimensions (%v)", err)}
-	default:
-		err = s.knows(in.Model)
-	}
-	if err != nil {
-		refuse(w, openAIRefusal, err)
-		return
-	}
-	tokens := 0
-	for _, text := range texts {
-		tokens += countTokens(string(text))
-	}
-	if !s.pool(w, r, tokens, openAIRefusal) {
-		return
-	}
-	data := make([]object, len(texts))
+	tokens, data := 0, make([]object, len(texts))
 	for i, text := range texts {
-		v := any(vector(in.Model, string(text), in.Dimensions))
-		if in.EncodingFormat == "base64" {
-			v = packed(v.([]float32))
-		}
+		tokens += countTokens(string(text))
+		v := vector(in.Model, string(text), in.Dimensions)
 		data[i] = object{"object": "embedding", "index": i, "embedding": v}
+		if in.EncodingFormat == "base64" { // as OpenAI's clients have it unless told otherwise
+			packed, _ := binary.Append(nil, binary.LittleEndian, v)
+			data[i]["embedding"] = base64.StdEncoding.EncodeToString(packed)
+		}
 	}
-	reply(w, http.StatusOK, object{
+	if err := s.pool(r, max(tokens, 1)); err != nil {
+		return nil, err
+	}
+	return object{
 		"object": "list", "model": in.Model, "data": data,
 		"usage": object{"prompt_tokens": tokens, "total_tokens": tokens},
-	})
+	}, nil
 }
 
 func vector(model, text string, dimensions int) []float32 {
@@ -211,13 +192,4 @@ func vector(model, text string, dimensions int) []float32 {
 		v[i] /= float32(math.Sqrt(squares))
 	}
 	return v
-}
-
-// packed is a vector as OpenAI's clients ask for it.
-func packed(v []float32) string {
-	b := make([]byte, 0, 4*len(v))
-	for _, x := range v {
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
-	}
-	return base64.StdEncoding.EncodeToString(b)
 }

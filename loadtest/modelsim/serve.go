@@ -149,24 +149,25 @@ func (s *server) handler() http.Handler {
 	s.kserve(mux)
 	s.sleepMode(mux)
 	mux.Handle("GET /metrics", s.engine.metrics(s.Models[0]))
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-		if s.engine.isDead() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
-	mux.HandleFunc("/echo", serveEcho)
-	answers := withEcho(mux)
+	mux.Handle("GET /health", endpoint(openAIRefusal, func(http.ResponseWriter, *http.Request, []byte) (any, error) {
+		return nil, s.engine.health()
+	}))
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) { reply(w, http.StatusOK, echo(r)) })
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		switch {
 		case s.fail.Kind == Hang:
-			_, _ = io.Copy(io.Discard, r.Body) // net/http notices that a client left only once its request is read
+			_, _ = io.Copy(io.Discard, r.Body)
 			<-r.Context().Done()
+			return
 		case !s.isLoaded():
 			reply(w, http.StatusServiceUnavailable, object{"error": object{"code": 503, "message": "Loading model", "type": "unavailable_error"}})
-		default:
-			answers.ServeHTTP(w, r)
+			return
+		case r.Header.Get(echoHeader) != "":
+			w.Header().Set(echoHeader, string(encode(echo(r))))
 		}
+		mux.ServeHTTP(w, r)
 	})
 }
 

@@ -24,46 +24,44 @@ const (
 // wake, or kills the engine of older versions (Options.Asleep), and an engine that is put to sleep while it works answers
 // 200 and is dead.
 func (s *server) sleepMode(mux *http.ServeMux) {
-	mux.HandleFunc("POST /sleep", func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("POST /sleep", endpoint(openAIRefusal, func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
 		level := r.URL.Query().Get("level")
 		if !slices.Contains([]string{"", "1", "2"}, level) {
-			refuse(w, openAIRefusal, &refusal{http.StatusBadRequest, "The level of sleep is 1 or 2."})
-			return
+			return nil, &refusal{http.StatusBadRequest, "The level of sleep is 1 or 2."}
 		}
-		s.move(w, r, func(context.Context) { s.engine.sleep(level) })
-	})
-	mux.HandleFunc("POST /wake_up", func(w http.ResponseWriter, r *http.Request) {
+		return nil, s.engine.do(r.Context(), func(context.Context) { s.engine.sleep(level) })
+	}))
+	mux.Handle("POST /wake_up", endpoint(openAIRefusal, func(_ http.ResponseWriter, r *http.Request, _ []byte) (any, error) {
 		tags := r.URL.Query()["tags"]
 		if slices.ContainsFunc(tags, func(tag string) bool { return tag != tagWeights && tag != tagCache }) {
-			refuse(w, openAIRefusal, &refusal{http.StatusBadRequest, "The tags are weights and kv_cache."})
-			return
+			return nil, &refusal{http.StatusBadRequest, "The tags are weights and kv_cache."}
 		}
-		s.move(w, r, func(ctx context.Context) { s.engine.wake(ctx, tags) })
-	})
-	mux.HandleFunc("GET /is_sleeping", func(w http.ResponseWriter, _ *http.Request) {
-		if s.engine.isDead() {
-			refuse(w, openAIRefusal, errEngineDead)
-			return
+		return nil, s.engine.do(r.Context(), func(ctx context.Context) { s.engine.wake(ctx, tags) })
+	}))
+	mux.Handle("GET /is_sleeping", endpoint(openAIRefusal, func(http.ResponseWriter, *http.Request, []byte) (any, error) {
+		if s.engine.health() != nil {
+			return nil, errEngineDead
 		}
-		reply(w, http.StatusOK, object{"is_sleeping": s.engine.isAsleep()})
-	})
+		return object{"is_sleeping": s.engine.isAsleep()}, nil
+	}))
 }
 
-// move has the engine's loop sleep or wake, and answers when it has. A client that leaves does not stop it.
-func (s *server) move(w http.ResponseWriter, r *http.Request, move func(context.Context)) {
-	if s.engine.isDead() {
-		refuse(w, openAIRefusal, errEngineDead)
-		return
+// do has the engine's loop sleep or wake, and returns when it has. A client that leaves does not stop it.
+func (e *engine) do(ctx context.Context, move func(context.Context)) error {
+	if e.health() != nil {
+		return errEngineDead
 	}
 	moved := make(chan struct{})
 	select {
-	case s.engine.moves <- func(ctx context.Context) { defer close(moved); move(ctx) }:
-	case <-r.Context().Done():
-		return
+	case e.moves <- func(ctx context.Context) { defer close(moved); move(ctx) }:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	select {
 	case <-moved:
-	case <-r.Context().Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -79,7 +79,7 @@ func (o Options) move(w http.ResponseWriter, r *http.Request, move func(context.
 		reply(w, status, problem{err.Error()})
 		return
 	}
-	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began))
+	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began).String())
 	m, _ = o.Router.Model(m.Name)
 	reply(w, http.StatusOK, statusOf(o.Router, m))
 }
