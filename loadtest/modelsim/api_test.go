@@ -245,7 +245,7 @@ func TestAnEchoSaysWhatArrived(t *testing.T) {
 		synctest.Wait()
 		arrived := []string{`"method":"POST"`, `"path":"/echo"`, `"query":"a=b"`, `"X-Modelsim-Echo":["1"]`, `"body_length":9`,
 			fmt.Sprintf(`"body_sha256":"%x"`, sha256.Sum256([]byte(`{"a":"b"}`)))}
-		for path, status := range map[string]int{"/echo?a=b": 200, "/v1/completions?a=b": 404} { // an answer of its own, or in the header of another
+		for path, status := range map[string]int{"/echo?a=b": 200, "/v1/completions?a=b": 400} { // an answer of its own, or in the header of another
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://sim"+path, strings.NewReader(`{"a":"b"}`))
 			if err != nil {
 				t.Fatal(err)
