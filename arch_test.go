@@ -61,6 +61,7 @@ func bareSleeps() map[string]string {
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",
+
 		"warmpool/launch/process_test.go: TestAServerThatDiesIsSaidToBeGoneAndTakesItsGroupAlong": "polls a real process",
 	}
 }

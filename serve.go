@@ -38,10 +38,9 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	ctx, byHand := onInterrupt(ctx)
+	watch := config.NewWatcher(c.Config, cfg, log) // before anything is overridden: it compares files
 	return serve(ctx, site{
-		cfg: override(cfg, c.Listen, c.Admin), log: log, stopServers: byHand,
-		watch: config.NewWatcher(c.Config, cfg, log),
+		cfg: override(cfg, c.Listen, c.Admin), log: log, stopServers: onInterrupt(), watch: watch,
 	})
 }
 
@@ -56,11 +55,11 @@ func override(cfg *config.Config, listen, admin string) *config.Config {
 	return cfg
 }
 
-// onInterrupt says, once ctx has ended, whether that was by Ctrl-C.
-func onInterrupt(ctx context.Context) (context.Context, func() bool) {
+// onInterrupt says, when asked, whether there has been a Ctrl-C.
+func onInterrupt() func() bool {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt)
-	return ctx, func() bool {
+	return func() bool {
 		signal.Stop(interrupted)
 		return len(interrupted) > 0
 	}

@@ -90,8 +90,10 @@ func oneModel(ctx *fasthttp.RequestCtx, id string, models []router.ModelStatus) 
 	if fromAnthropic {
 		api = anthropic
 	}
-	no := &router.Refusal{Status: fasthttp.StatusNotFound, Code: router.UnknownModel,
-		Reason: fmt.Sprintf("no model is called %q; GET /v1/models lists those there are", id)}
+	no := &router.Refusal{
+		Status: fasthttp.StatusNotFound, Code: router.UnknownModel,
+		Reason: fmt.Sprintf("no model is called %q; GET /v1/models lists those there are", id),
+	}
 	return page{no.Status, "application/json", api.refusal(nil, no)}
 }
 
@@ -167,8 +169,10 @@ type ollamaDetails struct {
 
 func ollamaOf(m router.ModelStatus) ollamaModel {
 	digest := sha256.Sum256([]byte(m.Name))
-	return ollamaModel{Name: m.Name, Model: m.Name, ModifiedAt: time.Unix(unix(m.Since), 0).UTC(), Size: int64(m.Size),
-		Digest: hex.EncodeToString(digest[:]), Details: ollamaDetails{Families: []string{}}}
+	return ollamaModel{
+		Name: m.Name, Model: m.Name, ModifiedAt: time.Unix(unix(m.Since), 0).UTC(), Size: int64(m.Size),
+		Digest: hex.EncodeToString(digest[:]), Details: ollamaDetails{Families: []string{}},
+	}
 }
 
 type ollamaList struct {

@@ -51,8 +51,10 @@ func timed(t *testing.T, c net.Conn, since time.Time) (string, time.Duration) {
 	return string(b[:n]), time.Since(since)
 }
 
-const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
-const heartbeat = "11\r\n: waiting for m\n\n\r\n"
+const (
+	streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
+	heartbeat  = "11\r\n: waiting for m\n\n\r\n"
+)
 
 func TestAWaitingStreamHearsHeartbeatsAndThenItsAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
