@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 func (v *visit) acquire() error {
 	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn}
 	lease, err := v.edge.router.TryAcquire(req)
-	if err == router.ErrWait {
+	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {
 			return no
 		}

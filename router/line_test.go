@@ -135,7 +135,7 @@ func TestOneWakeServesFiveHundredInOrder(t *testing.T) {
 			})
 			synctest.Wait() // so that the order of arrival is known
 		}
-		for i := 0; i < 500; i++ { // 300 leave during the wake
+		for i := range 500 { // 300 leave during the wake
 			if i%5 < 3 {
 				ctxs[i](ErrLeft)
 			}

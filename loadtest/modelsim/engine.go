@@ -120,7 +120,7 @@ func (e *engine) run(ctx context.Context) error {
 	for {
 		if took := e.begin(); took > 0 {
 			if pause(ctx, took) != nil {
-				return nil
+				return nil //nolint:nilerr // it was told to end
 			}
 			if err := e.end(took); err != nil {
 				return err
