@@ -29,10 +29,11 @@ func setDefaults(v any) {
 		}
 	case *Model:
 		*v = Model{
-			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
-			Heartbeat: 10 * second,
-			IdleTime:  5 * minute,
-			StopAfter: 24 * 60 * minute,
+			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
+			Heartbeat:   10 * second,
+			NoHeartbeat: []string{"okhttp/"},
+			IdleTime:    5 * minute,
+			StopAfter:   24 * 60 * minute,
 		}
 	case *Backend:
 		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, Stall: 2 * minute}

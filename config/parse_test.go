@@ -130,7 +130,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 				GPUs: 1, Slots: 8, Stall: Duration(2 * time.Minute),
 			}},
 			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: Duration(5 * time.Minute)},
-			Heartbeat: Duration(10 * time.Second), IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
+			Heartbeat: Duration(10 * time.Second), NoHeartbeat: []string{"okhttp/"}, IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
 		}},
 	}
 	if !reflect.DeepEqual(cfg, want) {

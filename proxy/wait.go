@@ -65,7 +65,9 @@ func (v *visit) heartbeat() time.Duration {
 func (v *visit) beat(every time.Duration, granted <-chan struct{}) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n\n"))
+	// One line and no empty one after it: some clients, OpenAI's own for Go and Python among them, take an empty line for
+	// the end of an event that they then cannot parse (openai/openai-python#2722).
+	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n"))
 	for {
 		select {
 		case <-granted:
