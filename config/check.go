@@ -31,6 +31,9 @@ func (c *Config) check(at *place) {
 			at.problem("limits.%s is 0; nobody could be served", key)
 		}
 	}
+	if c.TLS != nil {
+		c.TLS.check(at.below("tls"))
+	}
 	names := checkNames(at)
 	node := c.Node
 	node.GPUs = slices.SortedFunc(slices.Values(node.GPUs), func(a, b GPU) int { return cmp.Compare(b.Memory, a.Memory) })
@@ -55,6 +58,19 @@ func checkPorts(at *place, listen, admin string) {
 		given.problem("admin is %s; it must be a loopback address, as in 127.0.0.1:%s", quote(admin), adminPort)
 	} else if dataPort == adminPort && dataPort != "0" && (loopback(dataHost) || unspecified(dataHost)) {
 		given.problem("admin and listen are both on port %s", adminPort)
+	}
+}
+
+// check: the files are looked at when they are loaded, not here: a check may run on another host.
+func (t *TLS) check(at *place) {
+	if t.Cert == "" {
+		at.problemIn("cert", "cert names no file")
+	}
+	if t.Key == "" {
+		at.problemIn("key", "key names no file")
+	}
+	if given := at.get("client_cert"); given != nil && t.ClientCA == "" {
+		given.problem("client_cert means nothing without client_ca")
 	}
 }
 

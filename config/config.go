@@ -11,6 +11,8 @@ type Config struct {
 	Admin string `yaml:"admin"`
 	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
 	DrainLimit Duration `yaml:"drain_limit"`
+	// TLS makes the data port speak TLS. Default: none, it speaks in clear. HTTP/2 is understood either way.
+	TLS *TLS `yaml:"tls,omitempty"`
 	// Limits bound what a client may send and how slowly.
 	Limits Limits `yaml:"limits"`
 	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.
@@ -37,6 +39,40 @@ type Limits struct {
 	// reading must not hold a slot. Default 1m.
 	WriteTime Duration `yaml:"write_time"`
 }
+
+// TLS is what the data port needs to speak it. When a file changes it is read again; one that is no good changes nothing.
+type TLS struct {
+	// Cert is the path of the certificate, with intermediate ones behind it, as PEM. Required.
+	Cert string `yaml:"cert" jsonschema:"required"`
+	// Key is the path of the certificate's private key, as PEM. Required.
+	Key string `yaml:"key" jsonschema:"required"`
+	// Min is the lowest version of TLS that clients may speak: 1.2 or 1.3. Default 1.2.
+	Min TLSVersion `yaml:"min"`
+	// ClientCA is the path of the authorities, as PEM, that must have signed clients' certificates. Default: none, clients
+	// need no certificate.
+	ClientCA string `yaml:"client_ca,omitempty"`
+	// ClientCert says whether a client must show a certificate or may, where client_ca is given: required or optional.
+	// Default required.
+	ClientCert ClientCert `yaml:"client_cert"`
+}
+
+// TLSVersion is a version of TLS.
+type TLSVersion string
+
+// The versions.
+const (
+	TLS12 TLSVersion = "1.2"
+	TLS13 TLSVersion = "1.3"
+)
+
+// ClientCert says whether a client must show a certificate.
+type ClientCert string
+
+// The ways to look at clients' certificates.
+const (
+	ClientCertRequired ClientCert = "required"
+	ClientCertOptional ClientCert = "optional"
+)
 
 // Node is a host with GPUs.
 type Node struct {

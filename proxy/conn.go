@@ -1,11 +1,15 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,10 +29,14 @@ import (
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
 type conn struct {
-	net.Conn // to read from
-	socket   net.Conn
+	net.Conn          // to read from
+	socket   net.Conn // to write to
+	raw      net.Conn // what carries socket: a TLS connection has one below it, else it is socket
 	source   *source
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
+	lined    int           // how much of line has come
+	fresh    bool          // nothing has been read
+	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
@@ -57,9 +65,13 @@ const (
 )
 
 func newConn(socket net.Conn, ln *listener) *conn {
-	c := &conn{Conn: socket, socket: socket, ln: ln, gone: make(chan struct{}), client: socket.RemoteAddr().String()}
+	c := &conn{Conn: socket, socket: socket, raw: socket, ln: ln, fresh: true, gone: make(chan struct{}), client: socket.RemoteAddr().String()}
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
+	}
+	if ln.certificates != nil {
+		c.socket = ln.certificates.server(socket)
+		c.Conn = c.socket
 	}
 	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
 		c.readAhead()
@@ -82,21 +94,84 @@ func (c *conn) readAhead() {
 
 // Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
 // instead, into a buffer that is held only until it is taken.
+//
+// A TLS connection has no descriptor that says when there is something to decrypt. Between two requests it waits with
+// fasthttp's one byte, since a buffer would be held all the time.
 func (c *conn) Read(p []byte) (int, error) {
-	if len(c.source.bytes()) == 0 {
-		if len(p) > 1 {
+	first := len(p) == 1 // of a request
+	if c.fresh {
+		c.fresh = false
+		if !c.greet() {
+			return 0, io.EOF
+		}
+	} else if len(c.source.bytes()) == 0 {
+		if !first || c.socket != c.raw {
 			n, err := c.Conn.Read(p)
+			c.remember(first, p[:n])
 			return n, c.noted(err)
 		}
 		if err := c.source.fill(); err != nil {
 			return 0, c.noted(err)
 		}
-		clear(c.line[copy(c.line[:], c.source.bytes()):])
+	}
+	if first {
+		c.remember(true, c.source.bytes())
 	}
 	n := copy(p, c.source.bytes())
 	c.source.consume(n)
 	return n, nil
 }
+
+// remember keeps how a request begins.
+func (c *conn) remember(first bool, p []byte) {
+	if first {
+		c.lined = 0
+		clear(c.line[:])
+	}
+	c.lined += copy(c.line[c.lined:], p)
+}
+
+// greet reads the first bytes of a connection, which tell what is spoken on it. It says false where no more is to be
+// read: the client has gone, or HTTP/2 was spoken and is over.
+func (c *conn) greet() bool {
+	if t, ok := c.socket.(*tls.Conn); ok && !c.handshake(t) {
+		return false
+	}
+	for {
+		if c.noted(c.source.fill()) != nil {
+			return false
+		}
+		switch b := c.source.bytes(); {
+		case bytes.HasPrefix(b, []byte(http2Preface)):
+			c.ln.http2.serve(c)
+			return false
+		case !strings.HasPrefix(http2Preface, string(b)):
+			return true
+		}
+	}
+}
+
+// handshake is TLS's. It may take as long as a header.
+func (c *conn) handshake(t *tls.Conn) bool {
+	t.SetDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
+	err := t.Handshake()
+	t.SetDeadline(time.Time{})
+	c.Conn.SetReadDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
+	if err == nil {
+		return true
+	}
+	c.ln.metrics.handshakes.Inc()
+	c.ln.log.Debug("TLS handshake ended", "client", c.client, "error", err)
+	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil && slices.Contains(methods[:], string(plain.RecordHeader[:])) {
+		c.raw.SetWriteDeadline(time.Now().Add(maxPause))
+		io.WriteString(c.raw, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nthis port speaks TLS; ask for https://\n")
+	}
+	c.left()
+	return false
+}
+
+// methods are how plain HTTP requests begin, as far as the header of a TLS record goes.
+var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
 
 // noted takes in that the client has gone if that is what err means.
 func (c *conn) noted(err error) error {
@@ -139,7 +214,7 @@ func (c *conn) left() { c.end(router.ErrLeft) }
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
 	c.end(errCut)
-	c.socket.Close()
+	c.raw.Close()
 }
 
 // end closes gone and unblocks whoever reads from a backend for this client.
@@ -194,17 +269,37 @@ func (c *conn) state(s fasthttp.ConnState) {
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
 	if !c.busy && c.ln.draining() {
-		c.socket.Close()
+		c.raw.Close()
 	}
 }
 
 // lingerOn reads on for a while after the answer.
 func (c *conn) lingerOn() {
-	half, ok := c.socket.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil || c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	for _, layer := range []net.Conn{c.socket, c.raw} { // TLS says that it ends, and then TCP does
+		if half, ok := layer.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+			return
+		}
+	}
+	if c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	io.CopyN(io.Discard, c.socket, lingerBytes) // how it ends does not matter
+}
+
+// reset breaks the connection off, so that nobody takes its end for the end of an answer: TLS must not say goodbye.
+func (c *conn) reset() {
+	if tcp, ok := c.raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.raw.Close()
+}
+
+// proto is how the client speaks to us.
+func (c *conn) proto() string {
+	if c.ln.certificates != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // Close is fasthttp's, after the last request.
@@ -219,7 +314,9 @@ func (c *conn) Close() error {
 		c.reader.Wait()
 		c.source.drop()
 		c.left()
-		c.ln.forget(c)
+		if c.parent == nil {
+			c.ln.forget(c)
+		}
 	})
 	return nil
 }
@@ -229,6 +326,6 @@ func (c *conn) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.busy {
-		c.socket.Close()
+		c.raw.Close()
 	}
 }

@@ -37,6 +37,8 @@ type Router interface {
 type Options struct {
 	Limits config.Limits
 	Router Router
+	// TLS is what the data port speaks. If nil, it speaks in clear.
+	TLS *Certificates
 	// Log gets one line per request. If nil, nothing is logged.
 	Log *slog.Logger
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
@@ -47,16 +49,17 @@ type Options struct {
 
 // Edge answers clients.
 type Edge struct {
-	limits    config.Limits
-	router    Router
-	log       *slog.Logger
-	metrics   *metrics
-	watch     *watch
-	buffers   buffers
-	upstreams upstreams
-	visits    sync.Pool // of *visit
-	ring      ring
-	lastID    atomic.Uint64
+	limits       config.Limits
+	router       Router
+	certificates *Certificates
+	log          *slog.Logger
+	metrics      *metrics
+	watch        *watch
+	buffers      buffers
+	upstreams    upstreams
+	visits       sync.Pool // of *visit
+	ring         ring
+	lastID       atomic.Uint64
 }
 
 // New makes an Edge.
@@ -73,7 +76,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, router: o.Router, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, router: o.Router, certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
 	return e
@@ -86,16 +89,23 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	sweeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var sweep sync.WaitGroup
 	sweep.Go(func() { e.upstreams.sweep(sweeping) })
+	if e.certificates != nil {
+		sweep.Go(func() { e.certificates.follow(sweeping) })
+	}
 	defer e.watch.close()
 	defer sweep.Wait()
 	defer stop()
 
 	defer context.AfterFunc(ctx, l.stop)()
-	err := e.server(l).Serve(l)
+	server := e.server(l)
+	l.http2 = newHTTP2(l, server)
+	defer l.http2.close()
+	err := server.Serve(l)
 	if !l.draining() { // it failed before it was asked to stop
 		l.stop()
 		drainLimit = 0
 	}
+	l.http2.stop()
 	l.drain(drainLimit)
 	return err
 }

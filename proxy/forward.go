@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"time"
 
@@ -114,7 +113,7 @@ func (v *visit) put(u *upstream, addr string) error {
 		return err
 	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: addr, length: len(body)}
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, proto: v.conn.proto(), addr: addr, length: len(body)}
 	b := v.edge.buffers.get()
 	dst := m.appendTo((*b)[:0])
 	if len(dst)+len(body) <= bufferSize {
@@ -227,9 +226,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 // tear makes a break look like one. Where only the end of the connection would end the answer, it is reset.
 func (v *visit) tear(f framing, d *body, err error) error {
 	if f == plain && d.kind != byLength {
-		if socket, ok := v.conn.socket.(*net.TCPConn); ok {
-			socket.SetLinger(0)
-		}
+		v.conn.reset()
 	}
 	return fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
 }

@@ -183,6 +183,7 @@ type message struct {
 	method, target []byte
 	head           *head
 	client         string // address, without port
+	proto          string // http or https: how the client speaks to us
 	addr           string // of the backend
 	length         int    // of the body
 }
@@ -198,7 +199,7 @@ func (m *message) appendTo(dst []byte) []byte {
 		dst = append(append(append(dst, "X-Forwarded-Host: "...), m.head.host...), "\r\n"...)
 	}
 	dst = appendField(dst, "X-Forwarded-For", m.client)
-	dst = appendField(dst, "X-Forwarded-Proto", "http")
+	dst = appendField(dst, "X-Forwarded-Proto", m.proto)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
 		dst = appendLength(dst, int64(m.length))
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -15,10 +16,13 @@ import (
 // shutdown can close those that idle and wait for the others.
 type listener struct {
 	net.Listener
-	limits  config.Limits
-	watch   *watch
-	buffers *buffers
-	metrics *metrics
+	limits       config.Limits
+	log          *slog.Logger
+	certificates *Certificates // nil: no TLS
+	http2        *http2
+	watch        *watch
+	buffers      *buffers
+	metrics      *metrics
 
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by stop
@@ -30,7 +34,7 @@ type listener struct {
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
+		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, empty: make(chan struct{}),
 	}
 }
@@ -69,7 +73,10 @@ func (l *listener) admit(socket net.Conn) *conn {
 	full := len(l.conns) >= l.limits.Connections
 	l.mu.Unlock()
 	if full {
-		turnAway(socket)
+		if l.certificates == nil {
+			turnAway(socket)
+		}
+		socket.Close()
 		return nil
 	}
 	c := newConn(socket, l)
@@ -87,7 +94,6 @@ func turnAway(socket net.Conn) {
 	if socket.SetWriteDeadline(time.Now().Add(maxPause)) == nil {
 		io.WriteString(socket, answer+"Content-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
 	}
-	socket.Close()
 }
 
 // forget is called by a conn that is closed.

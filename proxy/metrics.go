@@ -17,6 +17,7 @@ type metrics struct {
 	inFlight    prometheus.Gauge
 	connections prometheus.Gauge
 	heartbeats  prometheus.Counter
+	handshakes  prometheus.Counter
 	departures  [phases]prometheus.Counter
 
 	mu     sync.RWMutex // guards what follows
@@ -47,6 +48,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_requests_in_flight", Help: "Requests being served or waiting."}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_connections", Help: "Clients' open connections."}),
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
+		handshakes:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_tls_handshake_errors_total", Help: "TLS handshakes of clients that failed."}),
 		models:      map[string]*modelMetrics{},
 	}
 	departures := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -55,7 +57,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, departures)
 	return m
 }
 
