@@ -189,6 +189,9 @@ func checkModel(at *place, m Model, node Node) {
 	}
 	backends := at.below("backends")
 	for i := range m.Backends {
+		if (m.Backends[i].GRPC == "") != (m.Backends[0].GRPC == "") {
+			backends.item(i).below("grpc").problem("all backends of a model speak gRPC or none does: a call may come to any of them")
+		}
 		checkBackend(backends.item(i), &m.Backends[i], node)
 	}
 }
@@ -201,6 +204,11 @@ func checkBackend(at *place, b *Backend, node Node) {
 		at.below("address").problem("the backend has a process already; it takes either a process or an address")
 	case address != nil:
 		checkAddress(address, b.Address, 1)
+	}
+	if given := at.get("grpc"); given != nil && strings.HasPrefix(b.GRPC, ":") {
+		checkAddress(given, "localhost"+b.GRPC, 1)
+	} else if given != nil {
+		checkAddress(given, b.GRPC, 1)
 	}
 	if b.Process != nil {
 		b.Process.check(at.below("process"))

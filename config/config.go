@@ -143,6 +143,9 @@ type Backend struct {
 	Process *Process `yaml:"process,omitempty"`
 	// Address is host:port of a model server that somebody else starts. Either this or process is required.
 	Address string `yaml:"address,omitempty"`
+	// GRPC is where the model server speaks gRPC, in clear: host:port, or :port on the host of its address. All backends of a
+	// model have it or none. Default: none, calls for its model are refused.
+	GRPC string `yaml:"grpc,omitempty"`
 	// Engine is the kind of model server: its test of readiness, its load, its way to sleep. One of vllm, sglang,
 	// llama.cpp, ollama, tgi, triton, http. http knows only Backend.Ready. Default http.
 	Engine Engine `yaml:"engine"`

@@ -57,6 +57,7 @@ type Edge struct {
 	watch        *watch
 	buffers      buffers
 	upstreams    upstreams
+	calls        calls
 	visits       sync.Pool // of *visit
 	ring         ring
 	lastID       atomic.Uint64
@@ -78,6 +79,7 @@ func New(o Options) *Edge {
 	}
 	e := &Edge{limits: o.Limits, router: o.Router, certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
+	e.calls = newCalls(o.Dial)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
 	return e
 }
@@ -93,12 +95,13 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 		sweep.Go(func() { e.certificates.follow(sweeping) })
 	}
 	defer e.watch.close()
+	defer e.calls.close()
 	defer sweep.Wait()
 	defer stop()
 
 	defer context.AfterFunc(ctx, l.stop)()
 	server := e.server(l)
-	l.http2 = newHTTP2(l, server)
+	l.http2 = newHTTP2(e, l, server)
 	defer l.http2.close()
 	err := server.Serve(l)
 	if !l.draining() { // it failed before it was asked to stop
@@ -219,16 +222,20 @@ func (e *Edge) unreadable(err error) *router.Refusal {
 	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return &router.Refusal{
-			Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
-			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body),
-		}
+		return tooLarge(e.limits)
 	case small:
 		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return badRequest(fasthttp.StatusRequestTimeout, "the request took too long to come")
 	}
 	return badRequest(fasthttp.StatusBadRequest, "the request cannot be understood: %v", err)
+}
+
+func tooLarge(l config.Limits) *router.Refusal {
+	return &router.Refusal{
+		Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
+		Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", l.Body),
+	}
 }
 
 // fasthttpLog has fasthttp's own lines go where ours go.

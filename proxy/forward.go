@@ -55,12 +55,11 @@ func (v *visit) broken(what string, cause error) error {
 
 // forward sends the request to the backend of the lease and the answer to the client.
 func (v *visit) forward() error {
-	v.phase = asking
-	name := v.lease.Model.Config.ServedAs
-	if name == "" {
-		name = v.lease.Model.Name
+	if v.call != nil {
+		return v.forwardCall()
 	}
-	v.ask.rename(name)
+	v.phase = asking
+	v.ask.rename(v.servedAs())
 	u, err := v.begin()
 	if err != nil {
 		return err
@@ -75,6 +74,14 @@ func (v *visit) forward() error {
 	}()
 	reusable, err = v.relay(u)
 	return err
+}
+
+// servedAs is what the backend calls the model.
+func (v *visit) servedAs() string {
+	if name := v.lease.Model.Config.ServedAs; name != "" {
+		return name
+	}
+	return v.lease.Model.Name
 }
 
 // begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:

@@ -21,6 +21,7 @@ const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // http2 serves connections on which HTTP/2 is spoken, which fasthttp cannot. net/http takes the frames apart; each stream
 // is then a connection like any other, with one request on it, and goes the way of all requests: see stream.
 type http2 struct {
+	edge   *Edge
 	server *http.Server
 	ln     *listener
 	fast   *fasthttp.Server
@@ -31,8 +32,15 @@ type http2 struct {
 // pingTime is how long an HTTP/2 connection may be silent until the client is asked whether it is still there.
 const pingTime = 30 * time.Second
 
-func newHTTP2(ln *listener, fast *fasthttp.Server) *http2 {
-	h := &http2{ln: ln, fast: fast, conns: make(chan net.Conn)}
+// How much may come on one stream, and on all streams of a connection, that is not read yet. Calls that wait in line
+// must not hold up the others on their connection.
+const (
+	streamWindow = 512 << 10
+	connWindow   = 4<<20 - 1
+)
+
+func newHTTP2(e *Edge, ln *listener, fast *fasthttp.Server) *http2 {
+	h := &http2{edge: e, ln: ln, fast: fast, conns: make(chan net.Conn)}
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true) // TLS is ours
 	h.server = &http.Server{
@@ -40,7 +48,10 @@ func newHTTP2(ln *listener, fast *fasthttp.Server) *http2 {
 		Protocols:      &protocols,
 		IdleTimeout:    ln.limits.IdleTime.Std(),
 		MaxHeaderBytes: 2 * int(ln.limits.Header), // what is beyond the limit itself is refused by us
-		HTTP2:          &http.HTTP2Config{SendPingTimeout: pingTime, WriteByteTimeout: ln.limits.WriteTime.Std()},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: pingTime, WriteByteTimeout: ln.limits.WriteTime.Std(),
+			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connWindow,
+		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c.(*http2Conn).conn)
 		},
@@ -86,6 +97,10 @@ func (h *http2) handle(w http.ResponseWriter, r *http.Request) {
 	c := &conn{Conn: s, socket: s, raw: s, ln: h.ln, parent: parent, client: parent.client, gone: make(chan struct{})}
 	c.source = newSource(s, h.ln.buffers)
 	defer context.AfterFunc(r.Context(), func() { c.end(parent.whyGone()) })()
+	if isGRPC(r) {
+		h.edge.handleCall(c, s)
+		return
+	}
 	h.fast.ServeConn(c) // how it ends is in the visit
 	if !s.whole() {
 		panic(http.ErrAbortHandler) // resets the stream: a break looks like one

@@ -86,11 +86,16 @@ func (s *stream) Read(p []byte) (int, error) {
 }
 
 func (s *stream) readBody(p []byte) (int, error) {
+	s.arm()
+	return s.r.Body.Read(p)
+}
+
+// arm sets the deadline of reading, if it is another one.
+func (s *stream) arm() {
 	if s.armed != s.readBy {
 		s.armed = s.readBy
 		s.control.SetReadDeadline(s.readBy)
 	}
-	return s.r.Body.Read(p)
 }
 
 // Write writes the answer. A head always comes as a whole.
