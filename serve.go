@@ -39,20 +39,27 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	watch := config.NewWatcher(c.Config, cfg, log) // before anything is overridden: it compares files
-	return serve(ctx, site{
-		cfg: override(cfg, c.Listen, c.Admin), log: log, stopServers: onInterrupt(), watch: watch,
-	})
+	if err := override(cfg, c.Listen, c.Admin); err != nil {
+		return err
+	}
+	return serve(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch})
 }
 
-// override puts addresses from the command line in place of the file's.
-func override(cfg *config.Config, listen, admin string) *config.Config {
+// override puts addresses from the command line in place of the file's. The admin port asks nobody who he is, so it is on
+// loopback, whoever says otherwise.
+func override(cfg *config.Config, listen, admin string) error {
 	if listen != "" {
 		cfg.Listen = listen
 	}
-	if admin != "" {
-		cfg.Admin = admin
+	if admin == "" {
+		return nil
 	}
-	return cfg
+	cfg.Admin = admin
+	host, _, err := net.SplitHostPort(admin)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--admin is %s; it must be a loopback address with a port, as in 127.0.0.1:8081", admin)
+	}
+	return nil
 }
 
 // onInterrupt says, when asked, whether there has been a Ctrl-C.
