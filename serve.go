@@ -42,7 +42,10 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err := override(cfg, c.Listen, c.Admin); err != nil {
 		return err
 	}
-	return serve(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch})
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	return serve(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload})
 }
 
 // override puts addresses from the command line in place of the file's. The admin port asks nobody who he is, so it is on
@@ -78,6 +81,7 @@ type site struct {
 	log         *slog.Logger
 	stopServers func() bool     // asked at the end: are model servers to be stopped too
 	watch       *config.Watcher // nil: the configuration never changes
+	reload      <-chan os.Signal
 	started     func()          // called once both ports answer; may be nil
 }
 
@@ -159,9 +163,6 @@ func launchers(s site) warmpool.Launch {
 
 // follow takes over changes of the file. Addresses, limits and the node's own keys are those of the start.
 func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool.Keeper, registry prometheus.Registerer) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
 	}, func() float64 {
@@ -170,7 +171,7 @@ func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool
 		}
 		return 0
 	}))
-	s.watch.Run(ctx, hup, func(next *config.Config) error {
+	s.watch.Run(ctx, s.reload, func(next *config.Config) error {
 		lines.Update(next.Models)
 		keeper.Update(next.Models)
 		return nil
