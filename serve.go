@@ -82,7 +82,7 @@ type site struct {
 	stopServers func() bool     // asked at the end: are model servers to be stopped too
 	watch       *config.Watcher // nil: the configuration never changes
 	reload      <-chan os.Signal
-	started     func()          // called once both ports answer; may be nil
+	started     func() // called once both ports answer; may be nil
 }
 
 // serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
