@@ -85,7 +85,8 @@ type Model struct {
 	// Heartbeat is how often a client that asked for a stream of server-sent events gets a comment while it waits, so
 	// that nothing between it and us closes the connection. 0s turns heartbeats off. Default 10s.
 	Heartbeat Duration `yaml:"heartbeat"`
-	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default: none.
+	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default [okhttp/],
+	// which is what openai4j and its like say (Lambdua/openai4j#90). An empty list spares nobody.
 	NoHeartbeat []string `yaml:"no_heartbeat,omitempty"`
 	// IdleTime is how long a backend stays ready after its last request. Default 5m.
 	IdleTime Duration `yaml:"idle_time"`

@@ -32,11 +32,12 @@ func setDefaults(v any) {
 		}
 	case *Model:
 		*v = Model{
-			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
-			Answer:    Answer{FirstByte: 10 * minute, BetweenBytes: 5 * minute, Total: 24 * 60 * minute, Upgraded: 60 * minute},
-			Heartbeat: 10 * second,
-			IdleTime:  5 * minute,
-			StopAfter: 24 * 60 * minute,
+			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
+			Answer:      Answer{FirstByte: 10 * minute, BetweenBytes: 5 * minute, Total: 24 * 60 * minute, Upgraded: 60 * minute},
+			Heartbeat:   10 * second,
+			NoHeartbeat: []string{"okhttp/"},
+			IdleTime:    5 * minute,
+			StopAfter:   24 * 60 * minute,
 		}
 	case *Backend:
 		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, ConnectTime: 5 * second, Stall: 2 * minute}

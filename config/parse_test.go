@@ -132,7 +132,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			}},
 			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: Duration(5 * time.Minute)},
 			Answer:    Answer{FirstByte: Duration(10 * time.Minute), BetweenBytes: Duration(5 * time.Minute), Total: Duration(24 * time.Hour), Upgraded: Duration(time.Hour)},
-			Heartbeat: Duration(10 * time.Second), IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
+			Heartbeat: Duration(10 * time.Second), NoHeartbeat: []string{"okhttp/"}, IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
 		}},
 	}
 	if !reflect.DeepEqual(cfg, want) {

@@ -247,8 +247,10 @@ func (e *Edge) unreadable(err error) *router.Refusal {
 	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return &router.Refusal{Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
-			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body)}
+		return &router.Refusal{
+			Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
+			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body),
+		}
 	case small:
 		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -18,6 +18,10 @@ const elsewhere = 2
 // dialTime bounds connecting to a backend that the configuration does not name.
 const dialTime = 5 * time.Second
 
+// graceTime is how long the first of those tries waits; the next waits four times as long. When a model server has just died, its
+// keeper says so within that time, and the request stands in line for the next wake.
+const graceTime = 20 * time.Millisecond
+
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
 
@@ -38,6 +42,10 @@ func (v *visit) serve() {
 			return
 		}
 		v.release() // as broken
+		select {
+		case <-v.conn.Done():
+		case <-time.After(graceTime << (2 * tries)):
+		}
 	}
 }
 

@@ -123,7 +123,7 @@ func (s *source) readNow(fd uintptr) bool {
 		s.buf = s.pool.get()
 	}
 	s.n, s.err = readFD(fd, (*s.buf)[s.w:])
-	if s.err != syscall.EAGAIN {
+	if !errors.Is(s.err, syscall.EAGAIN) {
 		return true
 	}
 	if fresh {

@@ -28,7 +28,7 @@ func put(n int, headers ...string) string {
 }
 
 func TestALargeBodyStreamsThrough(t *testing.T) {
-	body := noise(8 << 20)
+	body := noise(4 << 20)
 	half := make(chan struct{})
 	got := make(chan []byte, 1)
 	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, _ int) {

@@ -217,9 +217,9 @@ func (v *visit) fail(err error) {
 	refusal, told := errors.AsType[*router.Refusal](err)
 	v.Outcome, v.Reason = router.Broken, err.Error()
 	switch {
-	case err == router.ErrLeft:
+	case errors.Is(err, router.ErrLeft):
 		v.Outcome = router.Left
-	case err == errCut:
+	case errors.Is(err, errCut):
 		v.Code = router.ShuttingDown
 	case !told || refusal.Code == router.BackendBroken:
 		v.Code = router.BackendBroken
