@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -89,7 +90,7 @@ func (t *tunnel) in(u *upstream, early []byte) (sent int64) {
 	}
 	for {
 		b, err := t.conn.source.more()
-		if err == io.EOF && t.endHalf(u.Conn) {
+		if errors.Is(err, io.EOF) && t.endHalf(u.Conn) {
 			return sent
 		}
 		if err != nil {
@@ -109,7 +110,7 @@ func (t *tunnel) in(u *upstream, early []byte) (sent int64) {
 func (t *tunnel) out(v *visit, u *upstream) error {
 	for {
 		b, err := u.more()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if !t.endHalf(t.conn.socket) {
 				t.end()
 			}
