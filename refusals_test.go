@@ -24,6 +24,7 @@ func TestEveryRefusalIsAsDocumented(t *testing.T) {
 		sim{name: "mixtral-8x7b", args: "--load 50ms --fail crash-on-load"},
 		sim{name: "gemma-27b", backend: "stall: 1s", args: "--load 1s --stall-after 200ms"},
 		sim{name: "phi-4", model: "idle_time: 1h, line: {max_wait: 1s}", backend: "slots: 1", args: "--load 50ms --answer 60000"},
+		sim{name: "command-r", model: "answer: {first_byte: 1s}", args: "--load 50ms --step 1h"},
 		sim{name: "mistral-7b", args: "--load 50ms --step 1h"},
 	))
 	const path = "/v1/chat/completions"
@@ -47,6 +48,7 @@ func TestEveryRefusalIsAsDocumented(t *testing.T) {
 		"The wake stalled":                     body(chatBody("gemma-27b", "hello")),
 		"It waited too long for a slot":        p.waitedTooLong,
 		"The edge is shutting down":            shutDown,
+		"The backend did not answer in time":   body(chatBody("command-r", "hello")),
 		"The backend broke before it answered": p.brokeSilently,
 	} {
 		row, found := rows[what]

@@ -82,6 +82,7 @@ func TestTypesOfErrorsFollowTheStatus(t *testing.T) {
 		415: {"invalid_request_error", "invalid_request_error"},
 		429: {"rate_limit_error", "rate_limit_error"},
 		500: {"server_error", "api_error"},
+		504: {"server_error", "api_error"},
 		502: {"server_error", "api_error"},
 		503: {"server_error", "overloaded_error"},
 	} {
@@ -136,6 +137,7 @@ func refusals(t *testing.T) []struct {
 			"GET /health: connection refused; the last it logged: Loading weights: 20%")},
 		{"It waited too long for a slot", no(503, router.WaitTooLong, 8*time.Second, "no slot of phi-4 was free within 1s; ask again later")},
 		{"The edge is shutting down", no(503, router.ShuttingDown, time.Second, "this edge is shutting down; ask again")},
+		{"The backend did not answer in time", no(504, router.BackendBroken, 0, "backend command-r-0 did not answer in time")},
 		{"The backend broke before it answered", no(502, router.BackendBroken, 0, "backend mistral-7b-0 closed the connection before it answered")},
 	}
 }

@@ -32,7 +32,9 @@ type conn struct {
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
+	given    bool   // fasthttp has been given the last that it gets: see takeOver
 	reader   sync.WaitGroup
 
 	gone   chan struct{}
@@ -42,6 +44,7 @@ type conn struct {
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
+	tunnel   bool       // a client that closes its sending half has not gone
 }
 
 var _ context.Context = (*conn)(nil)
@@ -61,7 +64,7 @@ func newConn(socket net.Conn, ln *listener) *conn {
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
-	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
+	if c.key = ln.watch.add(rawConn(socket), c.hungUp); c.key == 0 {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
@@ -75,7 +78,7 @@ func (c *conn) readAhead() {
 	c.Conn = near
 	c.reader.Go(func() {
 		io.Copy(far, c.socket)
-		c.left()
+		c.hungUp()
 		far.Close()
 	})
 }
@@ -83,6 +86,9 @@ func (c *conn) readAhead() {
 // Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
 // instead, into a buffer that is held only until it is taken.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.given {
+		return 0, io.EOF
+	}
 	if len(c.source.bytes()) == 0 {
 		if len(p) > 1 {
 			n, err := c.Conn.Read(p)
@@ -96,6 +102,17 @@ func (c *conn) Read(p []byte) (int, error) {
 	n := copy(p, c.source.bytes())
 	c.source.consume(n)
 	return n, nil
+}
+
+// takeOver reads on from where a request ended, in place of fasthttp, which may have read more already: rest is what it
+// gives a hijacker to read from. What has been read is returned, the source gives the rest.
+func (c *conn) takeOver(rest io.Reader) (early []byte) {
+	c.given = true
+	early, err := io.ReadAll(rest)
+	if err != nil {
+		panic("BUG: what was read already cannot be read: " + err.Error())
+	}
+	return early
 }
 
 // noted takes in that the client has gone if that is what err means.
@@ -136,6 +153,23 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 // left says that the client has gone.
 func (c *conn) left() { c.end(router.ErrLeft) }
 
+// hungUp says that the client closed its sending half.
+func (c *conn) hungUp() {
+	c.mu.Lock()
+	tunnel := c.tunnel
+	c.mu.Unlock()
+	if !tunnel {
+		c.left()
+	}
+}
+
+// halves has each half of the connection closed by itself from now on.
+func (c *conn) halves() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tunnel = true
+}
+
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
 	c.end(errCut)
@@ -171,6 +205,16 @@ func (c *conn) detach() error {
 	return c.why
 }
 
+// unlessGone sets something that would undo what end does to unblock whoever serves the client.
+func (c *conn) unlessGone(set func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	return set()
+}
+
 // Done, Err, Deadline and Value make the connection the context of its requests. A context of our own has no Cause but
 // its Err, so Err is the cause: router.ErrLeft.
 func (c *conn) Done() <-chan struct{} { return c.gone }
@@ -192,7 +236,7 @@ func (c *conn) Value(any) any { return nil }
 func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = s == fasthttp.StateActive
+	c.busy = s == fasthttp.StateActive || s == fasthttp.StateHijacked // see Edge.handle
 	if !c.busy && c.ln.draining() {
 		c.socket.Close()
 	}
