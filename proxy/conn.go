@@ -36,11 +36,14 @@ type conn struct {
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	lined    int           // how much of line has come
 	fresh    bool          // nothing has been read
+	headBy   time.Time     // when the first header must be there; zero: fasthttp sees to it
 	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
+	given    bool   // fasthttp has been given the last that it gets: see takeOver
 	reader   sync.WaitGroup
 
 	gone   chan struct{}
@@ -50,6 +53,7 @@ type conn struct {
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
+	tunnel   bool       // a client that closes its sending half has not gone
 }
 
 var _ context.Context = (*conn)(nil)
@@ -73,7 +77,7 @@ func newConn(socket net.Conn, ln *listener) *conn {
 		c.socket = ln.certificates.server(socket)
 		c.Conn = c.socket
 	}
-	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
+	if c.key = ln.watch.add(rawConn(socket), c.hungUp); c.key == 0 {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
@@ -87,7 +91,7 @@ func (c *conn) readAhead() {
 	c.Conn = near
 	c.reader.Go(func() {
 		io.Copy(far, c.socket)
-		c.left()
+		c.hungUp()
 		far.Close()
 	})
 }
@@ -98,6 +102,9 @@ func (c *conn) readAhead() {
 // A TLS connection has no descriptor that says when there is something to decrypt. Between two requests it waits with
 // fasthttp's one byte, since a buffer would be held all the time.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.given {
+		return 0, io.EOF
+	}
 	first := len(p) == 1 // of a request
 	if c.fresh {
 		c.fresh = false
@@ -138,17 +145,29 @@ func (c *conn) greet() bool {
 		return false
 	}
 	for {
-		if c.noted(c.source.fill()) != nil {
+		err := c.noted(c.source.fill())
+		b := c.source.bytes()
+		switch {
+		case len(b) == 0:
 			return false
-		}
-		switch b := c.source.bytes(); {
 		case bytes.HasPrefix(b, []byte(http2Preface)):
 			c.ln.http2.serve(c)
 			return false
-		case !strings.HasPrefix(http2Preface, string(b)):
+		case err != nil, !strings.HasPrefix(http2Preface, string(b)):
 			return true
+		case c.headBy.IsZero():
+			c.headBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
+			c.Conn.SetReadDeadline(c.headBy)
 		}
 	}
+}
+
+// SetReadDeadline is fasthttp's. The first one counts from the first byte of a request, which greet may have seen a while ago.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if !c.headBy.IsZero() {
+		t, c.headBy = c.headBy, time.Time{}
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // handshake is TLS's. It may take as long as a header.
@@ -172,6 +191,17 @@ func (c *conn) handshake(t *tls.Conn) bool {
 
 // methods are how plain HTTP requests begin, as far as the header of a TLS record goes.
 var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
+
+// takeOver reads on from where a request ended, in place of fasthttp, which may have read more already: rest is what it
+// gives a hijacker to read from. What has been read is returned, the source gives the rest.
+func (c *conn) takeOver(rest io.Reader) (early []byte) {
+	c.given = true
+	early, err := io.ReadAll(rest)
+	if err != nil {
+		panic("BUG: what was read already cannot be read: " + err.Error())
+	}
+	return early
+}
 
 // noted takes in that the client has gone if that is what err means.
 func (c *conn) noted(err error) error {
@@ -211,6 +241,23 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 // left says that the client has gone.
 func (c *conn) left() { c.end(router.ErrLeft) }
 
+// hungUp says that the client closed its sending half.
+func (c *conn) hungUp() {
+	c.mu.Lock()
+	tunnel := c.tunnel
+	c.mu.Unlock()
+	if !tunnel {
+		c.left()
+	}
+}
+
+// halves has each half of the connection closed by itself from now on.
+func (c *conn) halves() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tunnel = true
+}
+
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
 	c.end(errCut)
@@ -246,6 +293,16 @@ func (c *conn) detach() error {
 	return c.why
 }
 
+// unlessGone sets something that would undo what end does to unblock whoever serves the client.
+func (c *conn) unlessGone(set func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	return set()
+}
+
 // Done, Err, Deadline and Value make the connection the context of its requests. A context of our own has no Cause but
 // its Err, so Err is the cause: router.ErrLeft.
 func (c *conn) Done() <-chan struct{} { return c.gone }
@@ -267,7 +324,7 @@ func (c *conn) Value(any) any { return nil }
 func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = s == fasthttp.StateActive
+	c.busy = s == fasthttp.StateActive || s == fasthttp.StateHijacked // see Edge.handle
 	if !c.busy && c.ln.draining() {
 		c.raw.Close()
 	}
@@ -275,15 +332,18 @@ func (c *conn) state(s fasthttp.ConnState) {
 
 // lingerOn reads on for a while after the answer.
 func (c *conn) lingerOn() {
-	for _, layer := range []net.Conn{c.socket, c.raw} { // TLS says that it ends, and then TCP does
-		if half, ok := layer.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-			return
-		}
+	if !closeWrite(c.socket) || c.raw != c.socket && !closeWrite(c.raw) { // TLS says that it ends, and then TCP does
+		return
 	}
 	if c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	io.CopyN(io.Discard, c.socket, lingerBytes) // how it ends does not matter
+}
+
+func closeWrite(c net.Conn) bool {
+	half, ok := c.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
 }
 
 // reset breaks the connection off, so that nobody takes its end for the end of an answer: TLS must not say goodbye.

@@ -119,7 +119,7 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 		Handler:                       e.handle,
 		ErrorHandler:                  e.misread,
 		ExpectHandler:                 e.expect,
-		HeaderReceived:                e.bodyTime,
+		HeaderReceived:                e.headerCame,
 		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
 		Logger:                        fasthttpLog{e.log},
 		Concurrency:                   math.MaxInt32,
@@ -137,7 +137,8 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	}
 }
 
-// handle is one request, from its head and body to its record.
+// handle is one request, from its head and body to its record. Where we read on behind the head ourselves, fasthttp
+// has to give up the connection first.
 func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	v := e.open(ctx)
 	defer v.close()
@@ -147,6 +148,23 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		v.fail(no)
 		return
 	}
+	if !v.readsOn() {
+		v.answer()
+		return
+	}
+	v.taken = true // so that close leaves the visit to whom it is handed over
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(rest net.Conn) {
+		v.taken = false
+		defer v.close()
+		v.last, v.early = true, v.conn.takeOver(rest)
+		v.answer()
+	})
+}
+
+// answer goes on with a request whose head is all right.
+func (v *visit) answer() {
+	e, ctx := v.edge, v.ctx
 	if p, ok := listing(ctx, e.router.Models); ok {
 		v.reply(p)
 		return
@@ -158,6 +176,20 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	v.serve()
+}
+
+// readsOn says whether we read what follows the head: an upgraded connection, or a body that is not held. It prepares
+// for that.
+func (v *visit) readsOn() bool {
+	h := &v.head
+	switch {
+	case h.length > 0 && v.ctx.Request.Header.ContentLength() == 0: // see headerCame
+		v.upload = &upload{left: h.length, limit: v.edge.limits.BodyTime.Std()}
+		v.conn.linger = true
+	case h.switching && v.http1 && v.Method == "GET" && h.length <= 0 && !h.chunked && upgradable(h.upgrade):
+		v.upgrade = h.upgrade
+	}
+	return v.upload != nil || v.upgrade != nil
 }
 
 // checkHead refuses what must not reach a backend. fasthttp lets more pass than one should.
@@ -175,10 +207,16 @@ func (v *visit) checkHead() *router.Refusal {
 		return badRequest(fasthttp.StatusBadRequest, "the Host header is not a host")
 	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
 		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
-	case is(v.head.upgrade, "websocket"):
-		return badRequest(fasthttp.StatusNotImplemented, "WebSocket is not served yet")
 	}
 	return nil
+}
+
+// headerCame keeps a body that is not to be held from fasthttp, by telling it that there is none. See visit.readsOn.
+func (e *Edge) headerCame(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if n := int64(h.ContentLength()); n > int64(e.limits.BodyHeld) && n <= int64(e.limits.Body) && namedWithoutBody(h) {
+		h.SetContentLength(0)
+	}
+	return e.bodyTime(h)
 }
 
 // bodyTime gives a body its own time, once the header has come.

@@ -14,6 +14,9 @@ import (
 // elsewhere is how often a request that reached no backend is given to another one.
 const elsewhere = 2
 
+// dialTime bounds connecting to a backend that the configuration does not name.
+const dialTime = 5 * time.Second
+
 // graceTime is how long the first of those tries waits; the next waits four times as long. When a model server has just died, its
 // keeper says so within that time, and the request stands in line for the next wake.
 const graceTime = 20 * time.Millisecond
@@ -48,8 +51,12 @@ func (v *visit) serve() {
 // broken is the end of a request whose backend failed before its answer began. The client is told what happened,
 // the record also keeps the cause.
 func (v *visit) broken(what string, cause error) error {
+	status := fasthttp.StatusBadGateway
+	if errors.Is(cause, errSlow) {
+		status, what = fasthttp.StatusGatewayTimeout, "did not answer in time"
+	}
 	return fmt.Errorf("%w: %w", &router.Refusal{
-		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
+		Status: status, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
 	}, cause)
 }
 
@@ -66,6 +73,7 @@ func (v *visit) forward() error {
 	}
 	reusable := false
 	defer func() { // also when it panics: the backend must not go on
+		v.stopUpload(u)
 		if v.conn.detach() == nil && reusable {
 			v.edge.upstreams.put(u)
 		} else {
@@ -88,13 +96,13 @@ func (v *visit) servedAs() string {
 // nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
 // is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	addr := v.lease.Backend.Addr
-	for again := false; ; again = true {
-		u, err := v.edge.upstreams.get(v.conn, addr, again)
+	addr, limit := v.lease.Backend.Addr, connectTime(&v.lease)
+	for again := v.upload != nil; ; again = true { // an upload cannot be repeated: it gets a connection that never idled
+		u, err := v.edge.upstreams.get(v.conn, addr, again, limit)
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
-		case err != nil && again:
+		case err != nil && again && v.upload == nil:
 			return nil, v.broken("went away", err)
 		case err != nil:
 			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
@@ -103,11 +111,12 @@ func (v *visit) begin() (*upstream, error) {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
+		v.stopUpload(u)
 		v.edge.upstreams.close(u)
 		if left := v.conn.detach(); left != nil {
 			return nil, left
 		}
-		if !u.reused {
+		if !u.reused || errors.Is(err, errSlow) {
 			return nil, v.broken("closed the connection before it answered", err)
 		}
 	}
@@ -119,24 +128,57 @@ func (v *visit) put(u *upstream, addr string) error {
 	if err := v.conn.attach(u.Conn); err != nil {
 		return err
 	}
+	if err := v.begins(u); err != nil {
+		return err
+	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, proto: v.conn.proto(), addr: addr, length: len(body)}
+	m := message{
+		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, proto: v.conn.proto(), addr: addr,
+		length: int64(len(body)), upgrade: v.upgrade,
+	}
+	if v.upload != nil {
+		m.length = v.upload.left
+	}
 	b := v.edge.buffers.get()
 	dst := m.appendTo((*b)[:0])
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil
 	}
-	_, err := u.Write(dst)
+	err := v.write(u, dst)
 	v.edge.buffers.put(b)
 	if err == nil && len(body) > 0 {
-		_, err = u.Write(body)
+		err = v.write(u, body)
 	}
-	u.torn = err != nil
+	u.torn = err != nil || v.upload != nil
+	if v.upload != nil && err == nil {
+		v.upload.start(v.conn, v.early, u)
+	}
 	runtime.Gosched() // an answer that comes soon is then read at the first try, without parking
-	if fail := u.fill(); fail != nil {
+	if fail := v.fill(u); fail != nil {
 		return errors.Join(err, fail)
 	}
 	return nil
+}
+
+// begins sets the limits of a request that goes to a backend now. An upload takes its own time before them.
+func (v *visit) begins(u *upstream) error {
+	now, limits := time.Now(), v.lease.Model.Config.Answer
+	due := now.Add(limits.FirstByte.Std())
+	v.end = now.Add(limits.Total.Std())
+	if v.upload != nil {
+		due = due.Add(v.upload.limit)
+	}
+	return v.await(u, now, due)
+}
+
+// connectTime is how long connecting to the backend of a lease may take.
+func connectTime(l *router.Lease) time.Duration {
+	for i := range l.Model.Config.Backends {
+		if b := &l.Model.Config.Backends[i]; b.Name == l.Backend.ID {
+			return b.ConnectTime.Std()
+		}
+	}
+	return dialTime // it has just left the configuration
 }
 
 // relay passes the answer on. It says whether the connection can serve another request.
@@ -148,6 +190,9 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	}
 	v.ctx.Request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
+	if a.status == fasthttp.StatusSwitchingProtocols {
+		return false, v.switchOver(u, &a, n)
+	}
 	d := bodyOf(&a, v.Method == "HEAD")
 	if v.begun && (a.status != fasthttp.StatusOK || !a.sse) {
 		err = v.explain(u, &a, n, &d)
@@ -164,22 +209,27 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
 }
 
-// readHead reads the head of the final answer, which stays in u's buffer; interim ones are dropped.
+// readHead reads the head of the final answer, which stays in u's buffer. Of interim ones only early hints are passed on.
 func (v *visit) readHead(u *upstream, a *answer) (int, error) {
 	for {
 		n, err := a.parse(u.bytes())
 		switch {
-		case err == nil && n > 0 && a.status >= 200:
+		case err == nil && n > 0 && (a.status >= 200 || a.switches(v.upgrade)):
 			return n, nil
 		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
 			err = errStatus
 		case err == nil && n > 0:
+			if a.status == fasthttp.StatusEarlyHints && v.http1 && !v.begun {
+				if err := v.send(a.appendTo(nil, plain, false)); err != nil {
+					return 0, err
+				}
+			}
 			if u.consume(n); len(u.bytes()) > 0 {
 				continue
 			}
 		}
 		if err == nil {
-			err = u.fill()
+			err = v.fill(u)
 		}
 		if err != nil {
 			return 0, v.broken("sent an answer that is no good", err)
@@ -220,7 +270,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 		case done:
 			return nil
 		case err == nil:
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.tear(f, d, err)
@@ -249,7 +299,7 @@ func (v *visit) explain(u *upstream, a *answer, n int, d *body) error {
 		text = append(text, data...)
 		u.consume(used)
 		if err == nil && !d.done {
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.broken("broke off its answer", err)

@@ -27,9 +27,11 @@ import (
 
 // call is what a visit has more if it is a gRPC call.
 type call struct {
-	stream *stream
-	read   []byte // of the messages, while the model was looked for
-	bytes  atomic.Int64
+	stream  *stream
+	streams bool   // it may have many messages each way
+	read    []byte // of the messages, while the model was looked for
+	bytes   atomic.Int64
+	heard   func() // to be called when the backend has said something
 }
 
 // kserveService is where the Open Inference Protocol, which is KServe's second, has its methods.
@@ -49,7 +51,7 @@ func (e *Edge) handleCall(c *conn, s *stream) {
 	path := s.r.URL.EscapedPath()
 	v := e.receive(c, []byte(s.r.Method), []byte(path))
 	defer v.close()
-	v.http1, v.call = true, &call{stream: s}
+	v.http1, v.call = true, &call{stream: s, streams: path != kserveService+"ModelInfer"}
 	v.ask.api = gRPC
 	answer, no := v.readCall(path)
 	v.Model = v.ask.model
@@ -79,7 +81,7 @@ func (v *visit) readCall(path string) (answer []byte, _ error) {
 	}
 	v.ask.model = v.call.stream.r.Header.Get(modelHeader)
 	if v.ask.model == "" && ok && slices.Contains(aboutModels[:], method) {
-		if err := v.modelOfCall(method == "ModelStreamInfer"); err != nil {
+		if err := v.modelOfCall(); err != nil {
 			return nil, err
 		}
 	}
@@ -105,17 +107,17 @@ func (v *visit) readCall(path string) (answer []byte, _ error) {
 // beforeName is within how much of a message of a stream the model's name must be. Most encoders begin with it.
 const beforeName = 4 << 10
 
-// modelOfCall finds the model in the first message. A call with one message is read to its end, so that nothing of it is
+// modelOfCall finds the model in the first message. A call of one message is read to its end, so that nothing of it is
 // in the way of others on its connection while it waits in line.
-func (v *visit) modelOfCall(streams bool) error {
+func (v *visit) modelOfCall() error {
 	c := v.call
 	in := c.reader(v.edge.limits)
 	within := beforeName
-	if !streams {
+	if !c.streams {
 		within = int(v.edge.limits.Body)
 	}
 	first, err := readFrame(in, within)
-	if err == nil && !streams {
+	if err == nil && !c.streams {
 		var rest []byte
 		rest, err = io.ReadAll(io.LimitReader(in, int64(v.edge.limits.Body)-int64(len(first))+1))
 		first = append(first, rest...)
@@ -127,7 +129,7 @@ func (v *visit) modelOfCall(streams bool) error {
 		return v.conn.Err()
 	case err != nil:
 		return badRequest(fasthttp.StatusBadRequest, "the message cannot be read: %v", err)
-	case !streams && len(first) > int(v.edge.limits.Body):
+	case !c.streams && len(first) > int(v.edge.limits.Body):
 		return tooLarge(v.edge.limits)
 	case first[0] != 0:
 		return badRequest(fasthttp.StatusUnsupportedMediaType, "the message is compressed, so the model cannot be read from it; name it in the metadata %s", strings.ToLower(modelHeader))
@@ -142,9 +144,9 @@ func (v *visit) modelOfCall(streams bool) error {
 
 // reader reads messages that nobody has read yet, for as long as a body may take.
 func (c *call) reader(limits config.Limits) io.Reader {
-	c.stream.readBy = time.Now().Add(limits.BodyTime.Std())
+	c.stream.SetReadDeadline(time.Now().Add(limits.BodyTime.Std()))
 	return readerFunc(func(p []byte) (int, error) {
-		n, err := c.stream.readBody(p)
+		n, err := c.stream.r.Body.Read(p)
 		c.bytes.Add(int64(n))
 		return n, err
 	})
@@ -161,9 +163,14 @@ func (v *visit) forwardCall() error {
 	if !ok {
 		return v.broken("speaks no gRPC", errUntouched)
 	}
-	ctx, cancel := context.WithCancel(v.conn)
+	limits := v.lease.Model.Config.Answer
+	ctx, cancel := context.WithTimeoutCause(context.WithValue(v.conn, connectKey{}, connectTime(&v.lease)), limits.Total.Std(), errSlow)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+v.call.stream.r.URL.RequestURI(), v.call.messages(v.ask.model, v.servedAs()))
+	ctx, late := context.WithCancelCause(ctx)
+	alarm := time.AfterFunc(limits.FirstByte.Std(), func() { late(errSlow) })
+	defer alarm.Stop()
+	defer late(nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+v.call.stream.r.URL.RequestURI(), v.call.messages(v.conn, v.ask.model, v.servedAs()))
 	if err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "the method cannot be understood: %v", err)
 	}
@@ -175,9 +182,14 @@ func (v *visit) forwardCall() error {
 	case errors.Is(err, errUntouched):
 		return v.broken("cannot be reached", err)
 	case err != nil:
-		return v.broken("broke off before it answered", err)
+		return v.broken("broke off before it answered", errors.Join(context.Cause(ctx), err))
 	}
 	defer resp.Body.Close()
+	silence := limits.BetweenBytes
+	if v.call.streams {
+		silence = limits.Upgraded // it is as much the client's business to say something
+	}
+	v.call.heard = func() { alarm.Reset(silence.Std()) }
 	v.FirstByte, v.phase, v.Status = time.Since(v.At), streaming, resp.StatusCode
 	return v.relayCall(resp)
 }
@@ -192,13 +204,14 @@ type messages struct {
 	touched, closed bool
 }
 
-func (c *call) messages(from, to string) *messages {
-	c.stream.readBy = time.Time{}
-	c.stream.arm()
+func (c *call) messages(client *conn, from, to string) *messages {
+	c.stream.SetReadDeadline(time.Time{})
 	m := &messages{client: c.stream.r.Body}
 	m.Reader = io.MultiReader(bytes.NewReader(c.read), readerFunc(func(p []byte) (int, error) {
 		n, err := c.stream.r.Body.Read(p)
-		c.bytes.Add(int64(n))
+		if c.bytes.Add(int64(n)); err != nil && err != io.EOF && !m.isClosed() {
+			client.left()
+		}
 		return n, err
 	}))
 	if to != from {
@@ -216,6 +229,12 @@ func (m *messages) Read(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	return m.Reader.Read(p)
+}
+
+func (m *messages) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
 }
 
 // Close ends reading. What nobody has touched may go to another backend, and stays open.
@@ -287,6 +306,7 @@ func (v *visit) relayMessages(body io.Reader) error {
 	}
 	b := make([]byte, callBuffer)
 	for {
+		v.call.heard()
 		n, err := body.Read(b)
 		if n > 0 {
 			if send(func() error { return s.writeData(b[:n]) }) != nil || send(s.flush) != nil {
@@ -352,6 +372,8 @@ func grpcStatus(status int) string {
 		return "8" // resource exhausted
 	case fasthttp.StatusUnsupportedMediaType, fasthttp.StatusNotImplemented:
 		return "12" // unimplemented
+	case fasthttp.StatusRequestTimeout, fasthttp.StatusGatewayTimeout:
+		return "4" // deadline exceeded
 	}
 	return unavailable
 }
@@ -384,6 +406,9 @@ func grpcAddr(l router.Lease) (string, bool) {
 	return "", false
 }
 
+// connectKey is the key of how long connecting may take, in a call's context.
+type connectKey struct{}
+
 // calls are the connections to backends on which gRPC is spoken, each for many calls at once.
 type calls struct{ transport *http.Transport }
 
@@ -394,7 +419,8 @@ func newCalls(dial func(ctx context.Context, addr string) (net.Conn, error)) cal
 		Protocols: &protocols, DisableCompression: true, IdleConnTimeout: idleTime,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingTime, MaxReceiveBufferPerStream: streamWindow},
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, dialTime)
+			limit, _ := ctx.Value(connectKey{}).(time.Duration)
+			ctx, cancel := context.WithTimeout(ctx, limit)
 			defer cancel()
 			c, err := dial(ctx, addr)
 			if err != nil {

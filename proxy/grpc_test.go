@@ -35,7 +35,7 @@ type grpcRig struct {
 func withGRPC(addr string) rigOption {
 	return withModel(func(m *config.Model) {
 		m.ServedAs = "served"
-		m.Backends = []config.Backend{{Name: "m-0", GRPC: addr}}
+		m.Backends = []config.Backend{{Name: "m-0", GRPC: addr, ConnectTime: config.Duration(patience)}}
 	})
 }
 

@@ -32,6 +32,7 @@ type head struct {
 	host      []byte
 	expect    []byte
 	upgrade   []byte
+	switching bool             // the Connection header says that Upgrade is meant for us
 	named     [maxNamed][]byte // by Connection headers: these go no further
 	names     int
 }
@@ -109,7 +110,9 @@ func (h *head) hop(value []byte) error {
 	for option := range bytes.SplitSeq(value, []byte(",")) {
 		option = bytes.Trim(option, " \t")
 		switch {
-		case len(option) == 0, is(option, "keep-alive"), is(option, "upgrade"), is(option, "host"):
+		case len(option) == 0, is(option, "keep-alive"), is(option, "host"):
+		case is(option, "upgrade"):
+			h.switching = true
 		case is(option, "close"):
 			h.close = true
 		case h.names == maxNamed:
@@ -185,7 +188,8 @@ type message struct {
 	client         string // address, without port
 	proto          string // http or https: how the client speaks to us
 	addr           string // of the backend
-	length         int    // of the body
+	length         int64  // of the body
+	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not
 }
 
 // appendTo appends the request line and the header.
@@ -201,7 +205,10 @@ func (m *message) appendTo(dst []byte) []byte {
 	dst = appendField(dst, "X-Forwarded-For", m.client)
 	dst = appendField(dst, "X-Forwarded-Proto", m.proto)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
-		dst = appendLength(dst, int64(m.length))
+		dst = appendLength(dst, m.length)
+	}
+	if m.upgrade != nil {
+		dst = appendUpgrade(dst, m.upgrade)
 	}
 	return append(dst, "\r\n"...)
 }
@@ -256,6 +263,9 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 	case a.length >= 0 && a.status >= 200 && a.status != 204:
 		dst = appendLength(dst, a.length)
 	}
+	if a.status == 101 {
+		dst = appendUpgrade(dst, a.upgrade)
+	}
 	if a.sse && !a.buffering {
 		dst = appendField(dst, "X-Accel-Buffering", "no")
 	}
@@ -268,6 +278,11 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 func appendField(dst []byte, name, value string) []byte {
 	dst = append(append(dst, name...), ": "...)
 	return append(append(dst, value...), "\r\n"...)
+}
+
+func appendUpgrade(dst, to []byte) []byte {
+	dst = append(append(dst, "Connection: Upgrade\r\nUpgrade: "...), to...)
+	return append(dst, "\r\n"...)
 }
 
 func appendLength(dst []byte, n int64) []byte {

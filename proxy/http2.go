@@ -102,6 +102,7 @@ func (h *http2) handle(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.fast.ServeConn(c) // how it ends is in the visit
+	<-s.closed          // where fasthttp gave the connection up it is served by another goroutine
 	if !s.whole() {
 		panic(http.ErrAbortHandler) // resets the stream: a break looks like one
 	}

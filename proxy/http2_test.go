@@ -146,6 +146,39 @@ func TestABodyWithoutALengthOverHTTP2(t *testing.T) {
 	}
 }
 
+func TestALargeBodyPassesThroughOverHTTP2(t *testing.T) {
+	held := make(chan struct{})
+	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, _ int) {
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		close(held) // it has the head before the client has sent the end
+		n, _ := io.Copy(io.Discard, req.Body)
+		fmt.Fprintf(c, "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n%7d", n)
+	}), withLimits(func(l *config.Limits) { l.BodyHeld, l.Body = config.KiB, config.MiB }))
+	in, out := io.Pipe()
+	go func() {
+		out.Write(make([]byte, 100000))
+		<-held
+		out.Write(make([]byte, 100000))
+		out.Close()
+	}()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://edge/upstream/m/x", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 200000
+	req.Header.Set("Content-Type", "application/octet-stream")
+	resp, err := over2(t, r.dial).Do(req)
+	if resp, body := hear2(t, resp, err); body != " 200000" || resp.Header.Get("Link") != "" {
+		t.Errorf("the backend got %q bytes, %v", body, resp.Header)
+	}
+	if v := r.last(1); v.Outcome != router.OK || v.BytesIn != 200000 {
+		t.Errorf("recorded %+v", v)
+	}
+}
+
 func TestRefusalsOverHTTP2(t *testing.T) {
 	r := real(t, answers(t, ok))
 	client := over2(t, r.dial)

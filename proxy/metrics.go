@@ -18,6 +18,7 @@ type metrics struct {
 	connections prometheus.Gauge
 	heartbeats  prometheus.Counter
 	handshakes  prometheus.Counter
+	turnedAway  *prometheus.CounterVec
 	departures  [phases]prometheus.Counter
 
 	mu     sync.RWMutex // guards what follows
@@ -49,7 +50,10 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_connections", Help: "Clients' open connections."}),
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
 		handshakes:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_tls_handshake_errors_total", Help: "TLS handshakes of clients that failed."}),
-		models:      map[string]*modelMetrics{},
+		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pilotlight_connections_turned_away_total", Help: "Connections beyond the limit in total or of their address.",
+		}, []string{"limit"}),
+		models: map[string]*modelMetrics{},
 	}
 	departures := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilotlight_departures_total", Help: "Clients that left, by how far their request was.",
@@ -57,7 +61,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, departures)
 	return m
 }
 

@@ -71,6 +71,16 @@ func (s *source) drop() {
 	s.buf, s.r, s.w = nil, 0, 0
 }
 
+// more gives what is unread, and waits for it where there is nothing.
+func (s *source) more() ([]byte, error) {
+	if s.buf == nil {
+		if err := s.fill(); err != nil {
+			return nil, err
+		}
+	}
+	return s.bytes(), nil
+}
+
 // fill waits for at least one more byte.
 func (s *source) fill() error {
 	if s.raw == nil && s.buf == nil {

@@ -6,32 +6,37 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
 // A stream is one request of an HTTP/2 connection as a connection that speaks HTTP/1.1: what is read from it is the request
 // in that form, and the answer that is written to it goes out as frames. So HTTP/2 costs one translation, and the rest of
-// the edge knows nothing of it. It belongs to one goroutine at a time.
+// the edge knows nothing of it. Reading and writing
+// may be two goroutines' business.
 type stream struct {
-	buffers *buffers
-	w       http.ResponseWriter
-	control *http.ResponseController
-	r       *http.Request
-	in      []byte // of the request, translated and not yet read
-	chunked bool   // the request's body has no length
-	ended   bool   // all of the request is in in
+	buffers  *buffers
+	w        http.ResponseWriter
+	control  *http.ResponseController
+	r        *http.Request
+	in       []byte // of the request, translated and not yet read
+	chunked  bool   // the request's body has no length
+	bodiless bool   // it has none
+	ended    bool   // all of the request is in in
 
-	readBy, writeBy time.Time // deadlines
-	armed           time.Time // the readBy that control knows
+	writeBy time.Time // deadline of what is written
+	begun   bool      // the answer's head is out
+	body    body      // of the answer
 
-	begun bool // the answer's head is out
-	body  body // of the answer
+	once   sync.Once
+	closed chan struct{}
 }
 
 func newStream(w http.ResponseWriter, r *http.Request, pool *buffers) *stream {
-	s := &stream{buffers: pool, w: w, r: r, control: http.NewResponseController(w)}
+	s := &stream{buffers: pool, w: w, r: r, control: http.NewResponseController(w), closed: make(chan struct{})}
 	s.chunked = r.ContentLength < 0
-	s.ended = r.ContentLength == 0
+	s.bodiless = r.ContentLength == 0
+	s.ended = s.bodiless
 	s.in = s.appendHead(make([]byte, 0, 1<<10))
 	return s
 }
@@ -68,10 +73,10 @@ func (s *stream) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		if !s.chunked {
-			return s.readBody(p)
+			return s.r.Body.Read(p)
 		}
 		b := make([]byte, min(len(p), bufferSize))
-		n, err := s.readBody(b)
+		n, err := s.r.Body.Read(b)
 		s.in = appendChunk(nil, b[:n])
 		switch {
 		case err == io.EOF:
@@ -83,19 +88,6 @@ func (s *stream) Read(p []byte) (int, error) {
 	n := copy(p, s.in)
 	s.in = s.in[n:]
 	return n, nil
-}
-
-func (s *stream) readBody(p []byte) (int, error) {
-	s.arm()
-	return s.r.Body.Read(p)
-}
-
-// arm sets the deadline of reading, if it is another one.
-func (s *stream) arm() {
-	if s.armed != s.readBy {
-		s.armed = s.readBy
-		s.control.SetReadDeadline(s.readBy)
-	}
 }
 
 // Write writes the answer. A head always comes as a whole.
@@ -112,6 +104,9 @@ func (s *stream) Write(p []byte) (int, error) {
 func (s *stream) translate(b []byte) error {
 	if !s.begun {
 		b = b[s.writeHead(b):]
+		if !s.begun {
+			return nil
+		}
 	}
 	for len(b) > 0 && !s.body.done {
 		data, used, err := s.body.take(b)
@@ -133,12 +128,17 @@ func (s *stream) translate(b []byte) error {
 func (s *stream) writeHead(b []byte) int {
 	var a answer
 	n, err := a.parse(b)
-	if err != nil || n == 0 || a.status < 200 {
+	if err != nil || n == 0 {
 		panic(fmt.Sprintf("BUG: the edge wrote an answer that is none: %v", err))
 	}
 	header := s.w.Header()
 	header["Content-Type"] = nil // or else one is guessed
 	a.each(func(name, value []byte) { header.Add(string(name), string(value)) })
+	if a.status < 200 { // a hint of what is to come
+		s.w.WriteHeader(a.status)
+		clear(header)
+		return n
+	}
 	if a.length >= 0 {
 		header.Set("Content-Length", strconv.FormatInt(a.length, 10))
 	}
@@ -202,14 +202,36 @@ func http1Word(s string) string {
 	return s
 }
 
-// Close does nothing: the stream ends with the handler.
-func (s *stream) Close() error { return nil }
-func (s *stream) LocalAddr() net.Addr {
-	return s.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+// Close says that the edge is done. The stream itself ends with the handler.
+func (s *stream) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
 }
-func (s *stream) RemoteAddr() net.Addr {
-	return s.r.Context().Value(connKey{}).(*conn).raw.RemoteAddr()
+
+// SetReadDeadline is that of the body. Where it has passed already, a read that waits ends.
+func (s *stream) SetReadDeadline(t time.Time) error {
+	if s.bodiless {
+		return nil
+	}
+	return s.control.SetReadDeadline(t)
 }
-func (s *stream) SetDeadline(t time.Time) error      { s.readBy, s.writeBy = t, t; return nil }
-func (s *stream) SetReadDeadline(t time.Time) error  { s.readBy = t; return nil }
-func (s *stream) SetWriteDeadline(t time.Time) error { s.writeBy = t; return nil }
+
+// SetDeadline sets both deadlines.
+func (s *stream) SetDeadline(t time.Time) error {
+	s.writeBy = t
+	return s.SetReadDeadline(t)
+}
+
+// SetWriteDeadline is that of the next write.
+func (s *stream) SetWriteDeadline(t time.Time) error {
+	s.writeBy = t
+	return nil
+}
+
+// LocalAddr is our end of the connection.
+func (s *stream) LocalAddr() net.Addr { return s.parent().LocalAddr() }
+
+// RemoteAddr is the client's.
+func (s *stream) RemoteAddr() net.Addr { return s.parent().RemoteAddr() }
+
+func (s *stream) parent() net.Conn { return s.r.Context().Value(connKey{}).(*conn).raw }

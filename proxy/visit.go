@@ -68,9 +68,16 @@ type visit struct {
 	lease router.Lease
 	held  bool // lease is to be released
 	phase phase
-	begun bool   // headers of a stream are out: heartbeats
-	last  bool   // the connection closes afterwards
-	http1 bool   // the client speaks HTTP/1.1, not 1.0
+	begun bool // headers of a stream are out: heartbeats
+	last  bool // the connection closes afterwards
+	http1 bool // the client speaks HTTP/1.1, not 1.0
+
+	end     time.Time // when the backend must be done
+	taken   bool      // the handler goes on in another goroutine
+	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
+	early   []byte    // what followed the request, where we have taken over the connection
+	upload  *upload   // of a body that was not read before; nil: it was
+
 	known string // the model's own name, once it is certain that there is one
 }
 
@@ -128,7 +135,7 @@ func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	v := e.receive(ctx.Conn().(*conn), h.Method(), h.RequestURI())
 	v.ctx = ctx
 	v.http1 = h.IsHTTP11()
-	v.last = h.ConnectionClose()
+	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
 	return v
 }
 
@@ -152,6 +159,9 @@ func (v *visit) close() {
 	if p := recover(); p != nil {
 		v.Outcome, v.Code, v.last = router.Broken, "", true
 		v.edge.log.Error("handler panicked", "request", v.name(), "panic", p, "stack", string(debug.Stack()))
+	}
+	if v.taken {
+		return
 	}
 	v.release()
 	e := v.edge

@@ -48,7 +48,7 @@ func (v *visit) wait(req router.Request) (router.Lease, error) {
 // heartbeat is how often the client wants a sign of life; 0: never. HTTP/1.0 has no chunks to send one in.
 func (v *visit) heartbeat() time.Duration {
 	model, ok := v.edge.router.Model(v.ask.model)
-	if !ok || !v.ask.stream || !v.http1 {
+	if !ok || !v.ask.stream || !v.http1 || v.upgrade != nil {
 		return 0
 	}
 	agent := v.ctx.Request.Header.UserAgent()
