@@ -18,9 +18,8 @@ import (
 //
 // fasthttp reads requests, but never answers them. A handler that wants heartbeats, streams, trailers, and breaks that
 // look broken writes its answer to the connection itself, with send, from its own goroutine; so does the ErrorHandler.
-// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes. The one exception is the
-// interim "100 Continue" that it writes before it reads a body. That always comes alone: with ReduceMemoryUsage
-// each answer is flushed, and its buffer given back, before the next request is read.
+// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes, the interim "100 Continue"
+// included: Read, which is the gate's, says that when the time has come.
 //
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
@@ -28,6 +27,7 @@ type conn struct {
 	net.Conn // to read from
 	socket   net.Conn
 	source   *source
+	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	ln       *listener
 	key      uint64 // of the watch
@@ -65,6 +65,8 @@ func newConn(socket net.Conn, ln *listener) *conn {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
+	c.gate.limit = int(ln.limits.Header)
+	c.source.most = c.gate.limit
 	return c
 }
 
@@ -80,24 +82,6 @@ func (c *conn) readAhead() {
 	})
 }
 
-// Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
-// instead, into a buffer that is held only until it is taken.
-func (c *conn) Read(p []byte) (int, error) {
-	if len(c.source.bytes()) == 0 {
-		if len(p) > 1 {
-			n, err := c.Conn.Read(p)
-			return n, c.noted(err)
-		}
-		if err := c.source.fill(); err != nil {
-			return 0, c.noted(err)
-		}
-		clear(c.line[copy(c.line[:], c.source.bytes()):])
-	}
-	n := copy(p, c.source.bytes())
-	c.source.consume(n)
-	return n, nil
-}
-
 // noted takes in that the client has gone if that is what err means.
 func (c *conn) noted(err error) error {
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -107,12 +91,7 @@ func (c *conn) noted(err error) error {
 }
 
 // Write is fasthttp's. See conn for what becomes of it.
-func (c *conn) Write(p []byte) (int, error) {
-	if string(p) == "HTTP/1.1 100 Continue\r\n\r\n" {
-		return len(p), c.send(p)
-	}
-	return len(p), nil
-}
+func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
 // send writes to the client. One that does not read for too long has left.
 func (c *conn) send(p []byte) error {
@@ -188,12 +167,13 @@ func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
 // Value is that of a context that has none.
 func (c *conn) Value(any) any { return nil }
 
-// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown.
+// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown. So is one of whose last
+// request something is left unread.
 func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
-	if !c.busy && c.ln.draining() {
+	if !c.busy && (c.ln.draining() || s == fasthttp.StateIdle && c.gate.phase != between) {
 		c.socket.Close()
 	}
 }

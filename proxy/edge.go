@@ -105,7 +105,6 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                       e.handle,
 		ErrorHandler:                  e.misread,
-		ExpectHandler:                 e.expect,
 		HeaderReceived:                e.bodyTime,
 		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
 		Logger:                        fasthttpLog{e.log},
@@ -147,19 +146,14 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	v.serve()
 }
 
-// checkHead refuses what must not reach a backend. fasthttp lets more pass than one should.
+// checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
-	h := &v.ctx.Request.Header
-	if err := v.head.scan(h.RawHeaders()); err != nil {
+	if err := v.head.scan(v.ctx.Request.Header.RawHeaders()); err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
 	switch {
-	case string(h.Protocol()) != "HTTP/1.1" && string(h.Protocol()) != "HTTP/1.0":
-		return badRequest(fasthttp.StatusHTTPVersionNotSupported, "this edge speaks HTTP/1.1 and HTTP/1.0")
 	case v.Method == "CONNECT" || v.Method == "TRACE":
 		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
-	case bytes.ContainsAny(v.head.host, "@/ \t"):
-		return badRequest(fasthttp.StatusBadRequest, "the Host header is not a host")
 	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
 		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
 	case is(v.head.upgrade, "websocket"):
@@ -176,15 +170,6 @@ func (e *Edge) bodyTime(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	return fasthttp.RequestConfig{ReadTimeout: e.limits.BodyTime.Std()}
 }
 
-// expect spares a client that asks first from sending a body that is too large.
-func (e *Edge) expect(ctx *fasthttp.RequestCtx) int {
-	if int64(ctx.Request.Header.ContentLength()) <= int64(e.limits.Body) {
-		return fasthttp.StatusContinue
-	}
-	e.misread(ctx, fasthttp.ErrBodyTooLarge)
-	return fasthttp.StatusRequestEntityTooLarge
-}
-
 // misread answers a request that could not be read, and has its connection closed.
 func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
 	v := e.open(ctx)
@@ -194,6 +179,10 @@ func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
 		v.recall()
 	}
 	v.ask.api = apiOf(v.path[:v.pathLen])
+	if no := v.conn.gate.no; no != nil {
+		v.fail(no)
+		return
+	}
 	v.fail(e.unreadable(err))
 }
 

@@ -193,7 +193,7 @@ func within[T any](t *testing.T, c <-chan T) T {
 }
 
 // backend is a model server that is scripted: each connection is given to serve, with its number.
-func backend(t *testing.T, serve func(c net.Conn, in *bufio.Reader, number int)) string {
+func backend(t testing.TB, serve func(c net.Conn, in *bufio.Reader, number int)) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -203,7 +203,7 @@ func backend(t *testing.T, serve func(c net.Conn, in *bufio.Reader, number int))
 	return ln.Addr().String()
 }
 
-func serveBackend(t *testing.T, ln net.Listener, serve func(c net.Conn, in *bufio.Reader, number int)) {
+func serveBackend(t testing.TB, ln net.Listener, serve func(c net.Conn, in *bufio.Reader, number int)) {
 	var all sync.WaitGroup
 	all.Go(func() {
 		for number := 0; ; number++ {

@@ -15,6 +15,9 @@ import (
 // elsewhere is how often a request that reached no backend is given to another one.
 const elsewhere = 2
 
+// errInterim says that a backend goes on promising an answer.
+var errInterim = errors.New("too many interim answers")
+
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
 
@@ -150,16 +153,22 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
 }
 
+// maxInterim is how many interim answers may come before the final one.
+const maxInterim = 16
+
 // readHead reads the head of the final answer, which stays in u's buffer; interim ones are dropped.
 func (v *visit) readHead(u *upstream, a *answer) (int, error) {
-	for {
+	for interim := 0; ; {
 		n, err := a.parse(u.bytes())
 		switch {
 		case err == nil && n > 0 && a.status >= 200:
 			return n, nil
 		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
 			err = errStatus
+		case err == nil && n > 0 && interim == maxInterim:
+			err = errInterim
 		case err == nil && n > 0:
+			interim++
 			if u.consume(n); len(u.bytes()) > 0 {
 				continue
 			}

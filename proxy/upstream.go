@@ -45,8 +45,11 @@ type upstreams struct {
 // get takes an idle connection to addr, or opens one if there is none or fresh is asked for.
 func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream, error) {
 	if !fresh {
-		if u := p.take(addr); u != nil {
-			return u, nil
+		for u := p.take(addr); u != nil; u = p.take(addr) {
+			if u.quiet() {
+				return u, nil
+			}
+			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
