@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"net/netip"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -38,7 +39,7 @@ var (
 	errLine    = errors.New(`the request line is malformed: it must be "METHOD target HTTP/1.1" with single spaces`)
 	errLF      = errors.New("a line ends in LF alone; lines end in CRLF")
 	errMethod  = errors.New("the method is malformed: it consists of capital letters, with - or _ between them")
-	errTarget  = errors.New("the target is malformed: it must be a path, or an http URL, of visible ASCII characters without a fragment")
+	errTarget  = errors.New("the target is malformed: it must be a path, or an http URL, of visible ASCII characters, with % before two hex digits only, without a fragment")
 	errHost    = errors.New("the Host header must be there once, be a host, and be that of the target where the target is a URL")
 	errMasked  = errors.New("Content_Length and Transfer_Encoding are what some backends take for the fields with a dash")
 	errTrailer = errors.New("the trailer has a field that must be in the header")
@@ -276,8 +277,8 @@ func isMethod(b []byte) bool {
 // targetFits says whether the target is one that the method may have. CONNECT has a host and a port for one, and
 // is refused later on.
 func (r *requestLine) targetFits() bool {
-	for _, c := range r.target {
-		if c <= ' ' || c >= 0x7f || c == '#' {
+	for i, c := range r.target {
+		if c <= ' ' || c >= 0x7f || c == '#' || c == '%' && !isEscape(r.target[i:]) {
 			return false
 		}
 	}
@@ -317,7 +318,7 @@ func (r *requestLine) hostFits(h *head) bool {
 	return !given || bytes.EqualFold(authority, h.host)
 }
 
-// isHost says whether b is a host, with a port or without. What is said with a percent sign is left to the backend.
+// isHost says whether b is a host, with a port or without.
 func isHost(b []byte) bool {
 	host, port := b, []byte(nil)
 	if i := bytes.LastIndexByte(b, ':'); i >= 0 && bytes.IndexByte(b[i:], ']') < 0 {
@@ -328,16 +329,29 @@ func isHost(b []byte) bool {
 			return false
 		}
 	}
-	others := "-._~%!$&'()*+;="
-	if bytes.HasPrefix(host, []byte("[")) && bytes.HasSuffix(host, []byte("]")) {
-		host, others = host[1:len(host)-1], ":.%-_~"
+	if len(host) == 0 || len(port) > len("65535") {
+		return false
+	}
+	if host[0] == '[' && host[len(host)-1] == ']' {
+		ip, err := netip.ParseAddr(string(host[1 : len(host)-1]))
+		return err == nil && ip.Is6() && ip.Zone() == ""
 	}
 	for _, c := range host {
-		if !isLetter(c) && !isDigit(c) && strings.IndexByte(others, c) < 0 {
+		if !isLetter(c) && !isDigit(c) && strings.IndexByte("-._~!$&'()*+;=", c) < 0 {
 			return false
 		}
 	}
-	return len(host) > 0 && len(port) <= len("65535")
+	return true
+}
+
+// isEscape says whether b begins with % and two hex digits.
+func isEscape(b []byte) bool {
+	if len(b) < len("%20") {
+		return false
+	}
+	_, one := hexDigit(b[1])
+	_, two := hexDigit(b[2])
+	return one && two
 }
 
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }

@@ -244,6 +244,8 @@ func targets(no int) []wire {
 		wire{name: "a control character", send: target("/upstream/m/x\x01"), want: no},
 		wire{name: "DEL", send: target("/upstream/m/x\x7f"), want: no},
 		wire{name: "a CR", send: target("/upstream/m/x\ry"), want: no},
+		wire{name: "a percent sign without digits", send: target("/upstream/m/x%2"), want: no},
+		wire{name: "a percent sign before other letters", send: target("/upstream/m/x%zz"), want: no},
 		wire{name: "an encoded NUL and braces", send: target("/upstream/m/x%00{}"), want: 200, saw: "GET /x%00{} "},
 		wire{name: "larger than the limit", send: target("/upstream/m/" + strings.Repeat("x", 70<<10)), want: http.StatusRequestHeaderFieldsTooLarge},
 	)
@@ -271,6 +273,7 @@ func hosts(no int) []wire {
 		wire{name: "a port too long", send: host("Host: e:808080"), want: no},
 		wire{name: "a port alone", send: host("Host: :80"), want: no},
 		wire{name: "an IPv6 address that does not end", send: host("Host: [::1"), want: no},
+		wire{name: "an IPv6 address that is none", send: host("Host: [e]"), want: no},
 		wire{name: "UTF-8", send: host("Host: é"), want: no},
 		wire{name: "a space before its colon", send: host("Host : e"), want: no},
 	)
