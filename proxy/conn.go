@@ -32,6 +32,7 @@ type conn struct {
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
 	linger   bool   // the client may still be sending when we close
 	reader   sync.WaitGroup
 
@@ -61,6 +62,7 @@ func newConn(socket net.Conn, ln *listener) *conn {
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
+	c.trusted = ln.trusted.trust(c.client)
 	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
 		c.readAhead()
 	}

@@ -37,6 +37,8 @@ type Router interface {
 type Options struct {
 	Limits config.Limits
 	Router Router
+	// Trusted are the proxies whose word on who forwarded a request is believed. If empty, nobody's is.
+	Trusted []config.Network
 	// Log gets one line per request. If nil, nothing is logged.
 	Log *slog.Logger
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
@@ -49,6 +51,7 @@ type Options struct {
 type Edge struct {
 	limits    config.Limits
 	router    Router
+	trusted   networks
 	log       *slog.Logger
 	metrics   *metrics
 	watch     *watch
@@ -73,7 +76,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, router: o.Router, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, router: o.Router, trusted: networksOf(o.Trusted), log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
 	return e
@@ -132,6 +135,9 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		v.ask.api = apiOf(ctx.RequestURI())
 		v.fail(no)
 		return
+	}
+	if v.conn.trusted {
+		v.Client = e.trusted.client(&v.head, v.conn.client)
 	}
 	if p, ok := listing(ctx, e.router.Models); ok {
 		v.reply(p)

@@ -109,7 +109,7 @@ func (v *visit) put(u *upstream, addr string) error {
 		return err
 	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: addr, length: len(body)}
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: addr, length: len(body)}
 	b := v.edge.buffers.get()
 	dst := m.appendTo((*b)[:0])
 	if len(dst)+len(body) <= bufferSize {

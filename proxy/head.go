@@ -183,11 +183,10 @@ func ofThisHop(name []byte) bool {
 	return false
 }
 
-// ofTheEdge names the fields of a request that are answered or said anew by us. What a client says of who
-// forwarded it is not believed.
+// ofTheEdge names the fields of a request that are answered or said anew by us. What a client that is not trusted says
+// of who forwarded it is not believed.
 func ofTheEdge(name []byte) bool {
-	return is(name, "expect") || is(name, "trailer") || is(name, "forwarded") ||
-		len(name) > len("x-forwarded-") && is(name[:len("x-forwarded-")], "x-forwarded-")
+	return is(name, "expect") || is(name, "trailer") || isForwarded(name)
 }
 
 func nothing([]byte) bool { return false }
@@ -197,6 +196,7 @@ type message struct {
 	method, target []byte
 	head           *head
 	client         string // address, without port
+	trusted        bool   // what the client says of who forwarded the request is believed
 	addr           string // of the backend
 	length         int    // of the body
 }
@@ -205,14 +205,15 @@ type message struct {
 func (m *message) appendTo(dst []byte) []byte {
 	dst = append(append(dst, m.method...), ' ')
 	dst = append(append(dst, m.target...), " HTTP/1.1\r\n"...)
-	dst = m.head.appendFields(dst, ofTheEdge)
+	ours := ofTheEdge
+	if m.trusted {
+		ours = ofAProxy
+	}
+	dst = m.head.appendFields(dst, ours)
 	if m.head.host == nil {
 		dst = appendField(dst, "Host", m.addr)
-	} else {
-		dst = append(append(append(dst, "X-Forwarded-Host: "...), m.head.host...), "\r\n"...)
 	}
-	dst = appendField(dst, "X-Forwarded-For", m.client)
-	dst = appendField(dst, "X-Forwarded-Proto", "http")
+	dst = m.appendForwarded(dst)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
 		dst = appendLength(dst, int64(m.length))
 	}
@@ -363,10 +364,17 @@ func decimal(b []byte) (int64, bool) {
 	return n, true
 }
 
-// masked says whether b is the lower-case word, with underscores for its dashes.
+// masked says whether b is the lower-case word, in any case, with an underscore for a dash.
 func masked(b []byte, lower string) bool {
-	i := strings.IndexByte(lower, '-')
-	return len(b) == len(lower) && b[i] == '_' && is(b[:i], lower[:i]) && is(b[i+1:], lower[i+1:])
+	if len(b) != len(lower) || bytes.IndexByte(b, '_') < 0 {
+		return false
+	}
+	for i, c := range b {
+		if c |= 0x20; c != lower[i] && (c != '_'|0x20 || lower[i] != '-') {
+			return false
+		}
+	}
+	return true
 }
 
 // is says whether b is the lower-case word, in any case.

@@ -19,6 +19,7 @@ type listener struct {
 	watch   *watch
 	buffers *buffers
 	metrics *metrics
+	trusted networks
 
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by stop
@@ -30,7 +31,7 @@ type listener struct {
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
+		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, empty: make(chan struct{}),
 	}
 }
