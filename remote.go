@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -72,7 +73,7 @@ func (c remote) show(whole any, models ...admin.ModelStatus) error {
 	fmt.Fprintln(w, "MODEL\tLINE\tBACKEND\tSTATE\tSINCE\tSLOTS\tGPUS\tMEMORY\tADDRESS\tWHY")
 	for _, m := range models {
 		for i, b := range m.Backends {
-			name, line := m.Name, fmt.Sprint(m.Line.Waiting)
+			name, line := m.Name, strconv.Itoa(m.Line.Waiting)
 			if i > 0 {
 				name, line = "", ""
 			}

@@ -27,10 +27,19 @@ type Config struct {
 type Limits struct {
 	// Body is the largest request body. Default 64MiB.
 	Body Size `yaml:"body"`
+	// BodyHeld is the largest request body that is read as a whole before anything else happens. A larger one streams
+	// through to the backend if the path or the header names the model and nothing in the body does, as for KServe and for
+	// /upstream/MODEL with a body that is neither JSON nor a form. Default 1MiB.
+	BodyHeld Size `yaml:"body_held"`
 	// Header is the largest request header, request line included. Default 64KiB.
 	Header Size `yaml:"header"`
 	// Connections is how many clients may be connected at once. Default 65536.
 	Connections int `yaml:"connections"`
+	// ConnectionsPerAddress is how many of them may come from one address; one of IPv6 is the first 64 bits. Connections
+	// from this host itself are not counted. Raise it where a proxy stands in front. Default 4096.
+	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// RequestsPerConnection is how many requests a connection serves before it is closed. Default 100000.
+	RequestsPerConnection int `yaml:"requests_per_connection"`
 	// HeaderTime is how long a client may take to send a request's header. Default 10s.
 	HeaderTime Duration `yaml:"header_time"`
 	// BodyTime is how long a client may take to send a request's body. Default 5m.
@@ -75,10 +84,13 @@ type Model struct {
 	Backends []Backend `yaml:"backends" jsonschema:"required"`
 	// Line bounds the requests that wait for a slot.
 	Line Line `yaml:"line"`
+	// Answer bounds how slowly the model's backends may answer.
+	Answer Answer `yaml:"answer"`
 	// Heartbeat is how often a client that asked for a stream of server-sent events gets a comment while it waits, so
 	// that nothing between it and us closes the connection. 0s turns heartbeats off. Default 10s.
 	Heartbeat Duration `yaml:"heartbeat"`
-	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default: none.
+	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default [okhttp/],
+	// which is what openai4j and its like say (Lambdua/openai4j#90). An empty list spares nobody.
 	NoHeartbeat []string `yaml:"no_heartbeat,omitempty"`
 	// IdleTime is how long a backend stays ready after its last request. Default 5m.
 	IdleTime Duration `yaml:"idle_time"`
@@ -99,6 +111,21 @@ type Line struct {
 	// MaxWait is how long a request may wait for a slot of a backend that is ready; then it is refused with 503. The
 	// time a backend takes to wake does not count: Backend.Stall bounds that. Default 5m.
 	MaxWait Duration `yaml:"max_wait"`
+}
+
+// Answer bounds how slowly backends may answer. One that is slower counts as broken: the client gets 504, or its stream
+// breaks off.
+type Answer struct {
+	// FirstByte is how long a backend may take from the request to the headers of its answer. An answer that is not streamed
+	// begins when it is finished, so this is long: the official clients of OpenAI and Anthropic wait as long. Default 10m.
+	FirstByte Duration `yaml:"first_byte"`
+	// BetweenBytes is how long an answer that has begun may be silent. Default 5m.
+	BetweenBytes Duration `yaml:"between_bytes"`
+	// Total is how long a backend may take from the request to the end of its answer. Default 24h.
+	Total Duration `yaml:"total"`
+	// Upgraded is how long a WebSocket, or what else a connection was upgraded to, may be silent in both directions before
+	// the client counts as gone: it holds a slot all the while. The other limits do not apply to it. Default 1h.
+	Upgraded Duration `yaml:"upgraded"`
 }
 
 // Backend is one model server that serves the model. It has an address, or a process that we start, or both kinds of
@@ -135,6 +162,8 @@ type Backend struct {
 	GPUs int `yaml:"gpus"`
 	// Slots is how many requests the backend serves at once. Default 8.
 	Slots int `yaml:"slots"`
+	// ConnectTime is how long connecting to the backend may take before it counts as out of reach. Default 5s.
+	ConnectTime Duration `yaml:"connect_time"`
 	// Stall is how long a wake may go without any progress before it has failed: a log line, a change in what the server
 	// answers, bytes read from disk. It is no deadline: a load that goes on may take as long as it needs. Default 2m.
 	Stall Duration `yaml:"stall"`

@@ -93,7 +93,7 @@ func (p *place) decodeScalar(into reflect.Value) {
 		return
 	}
 	text := p.node.Value
-	if typed, ok := into.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if typed, ok := reflect.TypeAssert[encoding.TextUnmarshaler](into.Addr()); ok {
 		if err := typed.UnmarshalText([]byte(text)); err != nil {
 			p.malformed("%s", err)
 		}

@@ -110,14 +110,14 @@ func (d *document) compose(text []byte) {
 	}
 	var first, second yaml.Node
 	err = loader.Load(&first)
-	if err == io.EOF || err == nil && isNull(first.Content[0]) {
+	if errors.Is(err, io.EOF) || err == nil && isNull(first.Content[0]) {
 		d.problem(0, 0, "the file is empty; it needs models at least")
 		return
 	}
 	if err == nil {
 		if err = loader.Load(&second); err == nil {
 			d.problemAt(&second, "a second document starts here; a file holds one")
-		} else if err == io.EOF {
+		} else if errors.Is(err, io.EOF) {
 			err = nil
 		}
 	}

@@ -68,11 +68,16 @@ type unit struct {
 // units from the largest to the smallest.
 func units() []unit {
 	return []unit{
-		{"PiB", 1 << 50}, {"PB", 1e15},
-		{"TiB", 1 << 40}, {"TB", 1e12},
-		{"GiB", 1 << 30}, {"GB", 1e9},
-		{"MiB", 1 << 20}, {"MB", 1e6},
-		{"KiB", 1 << 10}, {"kB", 1e3},
+		{"PiB", 1 << 50},
+		{"PB", 1e15},
+		{"TiB", 1 << 40},
+		{"TB", 1e12},
+		{"GiB", 1 << 30},
+		{"GB", 1e9},
+		{"MiB", 1 << 20},
+		{"MB", 1e6},
+		{"KiB", 1 << 10},
+		{"kB", 1e3},
 		{"B", 1},
 	}
 }

@@ -220,6 +220,9 @@ func (s *script) conn() int {
 // heard is what a client makes of what comes back: status and body, or broke.
 func heard(in *bufio.Reader) (string, error) {
 	resp, err := http.ReadResponse(in, nil)
+	for err == nil && resp.StatusCode < 200 { // early hints
+		resp, err = http.ReadResponse(in, nil)
+	}
 	if err != nil {
 		return "", err
 	}

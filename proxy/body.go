@@ -224,10 +224,10 @@ func (d *body) trail(c byte) error {
 // end is what err means, with which reading the backend's connection ended. A body without a length ends with it.
 func (d *body) end(err error) error {
 	switch {
-	case err == io.EOF && d.kind == byClose:
+	case errors.Is(err, io.EOF) && d.kind == byClose:
 		d.done = true
 		return nil
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -33,6 +33,7 @@ type conn struct {
 	key      uint64 // of the watch
 	client   string // address, without port
 	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
+	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
 	reader   sync.WaitGroup
 
@@ -43,6 +44,7 @@ type conn struct {
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
+	tunnel   bool       // a client that closes its sending half has not gone
 }
 
 var _ context.Context = (*conn)(nil)
@@ -62,8 +64,8 @@ func newConn(socket net.Conn, ln *listener) *conn {
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
-	c.trusted = ln.trusted.trust(c.client)
-	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
+	c.trusted = ln.trusted.trust(socket.RemoteAddr())
+	if c.key = ln.watch.add(rawConn(socket), c.hungUp); c.key == 0 {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
@@ -79,9 +81,17 @@ func (c *conn) readAhead() {
 	c.Conn = near
 	c.reader.Go(func() {
 		io.Copy(far, c.socket)
-		c.left()
+		c.hungUp()
 		far.Close()
 	})
+}
+
+// takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
+func (c *conn) takeOver() {
+	c.Conn.SetReadDeadline(time.Time{}) // that of the head; one that cannot be lifted shows when we read
+	if c.gate.asks && len(c.source.bytes()) == 0 {
+		c.send(goOn) // a client that has left is noticed as such
+	}
 }
 
 // noted takes in that the client has gone if that is what err means.
@@ -117,6 +127,23 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 // left says that the client has gone.
 func (c *conn) left() { c.end(router.ErrLeft) }
 
+// hungUp says that the client closed its sending half.
+func (c *conn) hungUp() {
+	c.mu.Lock()
+	tunnel := c.tunnel
+	c.mu.Unlock()
+	if !tunnel {
+		c.left()
+	}
+}
+
+// halves has each half of the connection closed by itself from now on.
+func (c *conn) halves() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tunnel = true
+}
+
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
 	c.end(errCut)
@@ -150,6 +177,16 @@ func (c *conn) detach() error {
 	defer c.mu.Unlock()
 	c.upstream = nil
 	return c.why
+}
+
+// unlessGone sets something that would undo what end does to unblock whoever serves the client.
+func (c *conn) unlessGone(set func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	return set()
 }
 
 // Done, Err, Deadline and Value make the connection the context of its requests. A context of our own has no Cause but

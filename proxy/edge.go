@@ -108,7 +108,7 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                       e.handle,
 		ErrorHandler:                  e.misread,
-		HeaderReceived:                e.bodyTime,
+		HeaderReceived:                e.headerCame,
 		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
 		Logger:                        fasthttpLog{e.log},
 		Concurrency:                   math.MaxInt32,
@@ -139,6 +139,10 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	if v.conn.trusted {
 		v.Client = e.trusted.client(&v.head, v.conn.client)
 	}
+	if v.readsOn() {
+		v.last = true
+		v.conn.takeOver()
+	}
 	if p, ok := listing(ctx, e.router.Models); ok {
 		v.reply(p)
 		return
@@ -152,6 +156,20 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	v.serve()
 }
 
+// readsOn says whether we read what follows the head: an upgraded connection, or a body that is not held. It prepares
+// for that.
+func (v *visit) readsOn() bool {
+	h := &v.head
+	switch {
+	case h.length > 0 && v.ctx.Request.Header.ContentLength() == 0: // see headerCame
+		v.upload = &upload{left: h.length, limit: v.edge.limits.BodyTime.Std()}
+		v.conn.linger = true
+	case h.switching && v.http1 && v.Method == "GET" && h.length <= 0 && !h.chunked && upgradable(h.upgrade):
+		v.upgrade = h.upgrade
+	}
+	return v.upload != nil || v.upgrade != nil
+}
+
 // checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
 	if err := v.head.scan(v.ctx.Request.Header.RawHeaders()); err != nil {
@@ -162,10 +180,16 @@ func (v *visit) checkHead() *router.Refusal {
 		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
 	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
 		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
-	case is(v.head.upgrade, "websocket"):
-		return badRequest(fasthttp.StatusNotImplemented, "WebSocket is not served yet")
 	}
 	return nil
+}
+
+// headerCame keeps a body that is not to be held from fasthttp, by telling it that there is none. See visit.readsOn.
+func (e *Edge) headerCame(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if n := int64(h.ContentLength()); n > int64(e.limits.BodyHeld) && n <= int64(e.limits.Body) && namedWithoutBody(h) {
+		h.SetContentLength(0)
+	}
+	return e.bodyTime(h)
 }
 
 // bodyTime gives a body its own time, once the header has come.
@@ -204,8 +228,10 @@ func (e *Edge) unreadable(err error) *router.Refusal {
 	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return &router.Refusal{Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
-			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body)}
+		return &router.Refusal{
+			Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
+			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body),
+		}
 	case small:
 		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
 	case errors.Is(err, os.ErrDeadlineExceeded):

@@ -29,10 +29,12 @@ import (
 const patience = 20 * time.Second
 
 var testLimits = config.Limits{
-	Body: config.MiB, Header: 64 * config.KiB, Connections: 1000,
+	Body: config.MiB, BodyHeld: config.MiB, Header: 64 * config.KiB, Connections: 1000, ConnectionsPerAddress: 1000, RequestsPerConnection: 1000000,
 	HeaderTime: config.Duration(10 * time.Second), BodyTime: config.Duration(time.Minute),
 	IdleTime: config.Duration(time.Minute), WriteTime: config.Duration(10 * time.Second),
 }
+
+const hour = config.Duration(time.Hour)
 
 // rig is a whole edge: on a real or an in-memory network, with one model, m, and a real router.
 type rig struct {
@@ -73,6 +75,7 @@ func start(t testing.TB, ln net.Listener, drain time.Duration, options ...rigOpt
 	t.Helper()
 	r := &rig{t: t, served: make(chan error, 1), model: config.Model{
 		Aliases: []string{"alias"},
+		Answer:  config.Answer{FirstByte: hour, BetweenBytes: hour, Total: hour, Upgraded: hour},
 		Line:    config.Line{Requests: 100, Bytes: config.MiB, MaxWait: config.Duration(time.Hour)},
 	}}
 	o := Options{Limits: testLimits, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()}
@@ -91,11 +94,17 @@ func start(t testing.TB, ln net.Listener, drain time.Duration, options ...rigOpt
 // real is a rig on real sockets, shut down at the end of the test.
 func real(t *testing.T, backend string, options ...rigOption) *rig {
 	t.Helper()
+	return realOn(t, func(ln net.Listener) net.Listener { return ln }, backend, options...)
+}
+
+// realOn is real with a listener around the real one.
+func realOn(t *testing.T, around func(net.Listener) net.Listener, backend string, options ...rigOption) *rig {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, ln, patience, options...)
+	r := start(t, around(ln), patience, options...)
 	r.addr = ln.Addr().String()
 	r.dial = func() net.Conn {
 		c, err := net.Dial("tcp", r.addr)
@@ -494,7 +503,8 @@ func TestBodilessAnswers(t *testing.T) {
 		{"GET", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"},
 		{"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"},
 		{"GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
-		{"GET", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200\r\nContent-Length: 1\r\n\r\na", "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\na"},
+		{"GET", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200\r\nContent-Length: 1\r\n\r\na", "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200\r\nContent-Length: 1\r\n\r\na"},
+		{"GET", "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200\r\nContent-Length: 1\r\n\r\na", "HTTP/1.1 200\r\nContent-Length: 1\r\n\r\na"},
 	} {
 		r := real(t, answers(t, test.answer))
 		c := r.dial()
@@ -558,7 +568,6 @@ func TestDoubtfulRequestsAreRefusedAndClosed(t *testing.T) {
 		"a user in Host":            {"GET /v1/models HTTP/1.1\r\nHost: user@e\r\n\r\n" + tail, 400},
 		"CONNECT":                   {"CONNECT e:1 HTTP/1.1\r\nHost: e\r\n\r\n" + tail, 501},
 		"TRACE":                     {"TRACE /x HTTP/1.1\r\nHost: e\r\n\r\n" + tail, 501},
-		"WebSocket":                 {"GET /upstream/m/x HTTP/1.1\r\nHost: e\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + tail, 501},
 		"a header too large":        {"GET /v1/models HTTP/1.1\r\nHost: e\r\nX: " + strings.Repeat("y", 70<<10) + "\r\n\r\n" + tail, 431},
 		"no host":                   {"GET /v1/models HTTP/1.1\r\n\r\n" + tail, 400},
 	} {

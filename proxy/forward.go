@@ -15,11 +15,18 @@ import (
 // elsewhere is how often a request that reached no backend is given to another one.
 const elsewhere = 2
 
-// errInterim says that a backend goes on promising an answer.
-var errInterim = errors.New("too many interim answers")
+// dialTime bounds connecting to a backend that the configuration does not name.
+const dialTime = 5 * time.Second
+
+// graceTime is how long the first of those tries waits; the next waits four times as long. When a model server has just died, its
+// keeper says so within that time, and the request stands in line for the next wake.
+const graceTime = 20 * time.Millisecond
 
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
+
+// errInterim says that a backend goes on promising an answer.
+var errInterim = errors.New("too many interim answers")
 
 // serve gets the request a slot, has the backend answer it, and gives the slot back.
 func (v *visit) serve() {
@@ -38,14 +45,22 @@ func (v *visit) serve() {
 			return
 		}
 		v.release() // as broken
+		select {
+		case <-v.conn.Done():
+		case <-time.After(graceTime << (2 * tries)):
+		}
 	}
 }
 
 // broken is the end of a request whose backend failed before its answer began. The client is told what happened,
 // the record also keeps the cause.
 func (v *visit) broken(what string, cause error) error {
+	status := fasthttp.StatusBadGateway
+	if errors.Is(cause, errSlow) {
+		status, what = fasthttp.StatusGatewayTimeout, "did not answer in time"
+	}
 	return fmt.Errorf("%w: %w", &router.Refusal{
-		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
+		Status: status, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
 	}, cause)
 }
 
@@ -63,6 +78,7 @@ func (v *visit) forward() error {
 	}
 	reusable := false
 	defer func() { // also when it panics: the backend must not go on
+		v.stopUpload(u)
 		if v.conn.detach() == nil && reusable {
 			v.edge.upstreams.put(u)
 		} else {
@@ -77,13 +93,13 @@ func (v *visit) forward() error {
 // nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
 // is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	addr := v.lease.Backend.Addr
-	for again := false; ; again = true {
-		u, err := v.edge.upstreams.get(v.conn, addr, again)
+	addr, limit := v.lease.Backend.Addr, connectTime(&v.lease)
+	for again := v.upload != nil; ; again = true { // an upload cannot be repeated: it gets a connection that never idled
+		u, err := v.edge.upstreams.get(v.conn, addr, again, limit)
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
-		case err != nil && again:
+		case err != nil && again && v.upload == nil:
 			return nil, v.broken("went away", err)
 		case err != nil:
 			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
@@ -92,11 +108,12 @@ func (v *visit) begin() (*upstream, error) {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
+		v.stopUpload(u)
 		v.edge.upstreams.close(u)
 		if left := v.conn.detach(); left != nil {
 			return nil, left
 		}
-		if !u.reused {
+		if !u.reused || errors.Is(err, errSlow) {
 			return nil, v.broken("closed the connection before it answered", err)
 		}
 	}
@@ -108,24 +125,54 @@ func (v *visit) put(u *upstream, addr string) error {
 	if err := v.conn.attach(u.Conn); err != nil {
 		return err
 	}
+	if err := v.begins(u); err != nil {
+		return err
+	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: addr, length: len(body)}
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: addr, length: int64(len(body)), upgrade: v.upgrade}
+	if v.upload != nil {
+		m.length = v.upload.left
+	}
 	b := v.edge.buffers.get()
 	dst := m.appendTo((*b)[:0])
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil
 	}
-	_, err := u.Write(dst)
+	err := v.write(u, dst)
 	v.edge.buffers.put(b)
 	if err == nil && len(body) > 0 {
-		_, err = u.Write(body)
+		err = v.write(u, body)
 	}
-	u.torn = err != nil
+	u.torn = err != nil || v.upload != nil
+	if v.upload != nil && err == nil {
+		v.upload.start(v.conn, u)
+	}
 	runtime.Gosched() // an answer that comes soon is then read at the first try, without parking
-	if fail := u.fill(); fail != nil {
+	if fail := v.fill(u); fail != nil {
 		return errors.Join(err, fail)
 	}
 	return nil
+}
+
+// begins sets the limits of a request that goes to a backend now. An upload takes its own time before them.
+func (v *visit) begins(u *upstream) error {
+	now, limits := time.Now(), v.lease.Model.Config.Answer
+	due := now.Add(limits.FirstByte.Std())
+	v.end = now.Add(limits.Total.Std())
+	if v.upload != nil {
+		due = due.Add(v.upload.limit)
+	}
+	return v.await(u, now, due)
+}
+
+// connectTime is how long connecting to the backend of a lease may take.
+func connectTime(l *router.Lease) time.Duration {
+	for i := range l.Model.Config.Backends {
+		if b := &l.Model.Config.Backends[i]; b.Name == l.Backend.ID {
+			return b.ConnectTime.Std()
+		}
+	}
+	return dialTime // it has just left the configuration
 }
 
 // relay passes the answer on. It says whether the connection can serve another request.
@@ -137,6 +184,9 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	}
 	v.ctx.Request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
+	if a.status == fasthttp.StatusSwitchingProtocols {
+		return false, v.switchOver(u, &a, n)
+	}
 	d := bodyOf(&a, v.Method == "HEAD")
 	if v.begun && (a.status != fasthttp.StatusOK || !a.sse) {
 		err = v.explain(u, &a, n, &d)
@@ -156,12 +206,12 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 // maxInterim is how many interim answers may come before the final one.
 const maxInterim = 16
 
-// readHead reads the head of the final answer, which stays in u's buffer; interim ones are dropped.
+// readHead reads the head of the final answer, which stays in u's buffer. Of interim ones only early hints are passed on.
 func (v *visit) readHead(u *upstream, a *answer) (int, error) {
 	for interim := 0; ; {
 		n, err := a.parse(u.bytes())
 		switch {
-		case err == nil && n > 0 && a.status >= 200:
+		case err == nil && n > 0 && (a.status >= 200 || a.switches(v.upgrade)):
 			return n, nil
 		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
 			err = errStatus
@@ -169,12 +219,17 @@ func (v *visit) readHead(u *upstream, a *answer) (int, error) {
 			err = errInterim
 		case err == nil && n > 0:
 			interim++
+			if a.status == fasthttp.StatusEarlyHints && v.http1 && !v.begun {
+				if err := v.send(a.appendTo(nil, plain, false)); err != nil {
+					return 0, err
+				}
+			}
 			if u.consume(n); len(u.bytes()) > 0 {
 				continue
 			}
 		}
 		if err == nil {
-			err = u.fill()
+			err = v.fill(u)
 		}
 		if err != nil {
 			return 0, v.broken("sent an answer that is no good", err)
@@ -215,7 +270,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 		case done:
 			return nil
 		case err == nil:
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.tear(f, d, err)
@@ -246,7 +301,7 @@ func (v *visit) explain(u *upstream, a *answer, n int, d *body) error {
 		text = append(text, data...)
 		u.consume(used)
 		if err == nil && !d.done {
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.broken("broke off its answer", err)

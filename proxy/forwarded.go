@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -27,13 +28,13 @@ func (n networks) hold(ip netip.Addr) bool {
 	return slices.ContainsFunc(n, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) })
 }
 
-// trust says whether an address is that of a trusted proxy.
-func (n networks) trust(addr string) bool {
+// trust says whether who connects from an address is a trusted proxy.
+func (n networks) trust(remote net.Addr) bool {
 	if len(n) == 0 {
 		return false
 	}
-	ip, err := netip.ParseAddr(addr)
-	return err == nil && n.hold(ip)
+	at, err := netip.ParseAddrPort(remote.String())
+	return err == nil && n.hold(at.Addr())
 }
 
 // client is the first address from the right of the chain that is not trusted; what no address is ends the search. The

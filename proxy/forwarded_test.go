@@ -45,13 +45,14 @@ func TestTheClientIsTheLastAddressThatIsNotTrusted(t *testing.T) {
 
 func TestWhoIsTrusted(t *testing.T) {
 	trusted := networksOf([]config.Network{"10.0.0.0/8", "fd00::/8"})
-	for addr, want := range map[string]bool{"10.0.0.1": true, "::ffff:10.0.0.1": true, "fd00::1": true, "11.0.0.1": false, "::1": false, "": false, "pipe": false} {
-		if got := trusted.trust(addr); got != want {
-			t.Errorf("%q is trusted: %v, want %v", addr, got, want)
+	at := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1} }
+	for ip, want := range map[string]bool{"10.0.0.1": true, "::ffff:10.0.0.1": true, "fd00::1": true, "11.0.0.1": false, "::1": false} {
+		if got := trusted.trust(at(ip)); got != want {
+			t.Errorf("%s is trusted: %v, want %v", ip, got, want)
 		}
 	}
-	if networksOf(nil).trust("127.0.0.1") {
-		t.Error("without trusted networks somebody is trusted")
+	if trusted.trust(&net.UnixAddr{Name: "10.0.0.1"}) || networksOf(nil).trust(at("10.0.0.1")) {
+		t.Error("what is no address is trusted, or somebody without trusted networks")
 	}
 }
 
@@ -63,17 +64,31 @@ func TestWhatIsSaidOfWhoForwardedARequest(t *testing.T) {
 		send         string
 		want, client string
 	}{
-		"by anybody": {nil, said,
-			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1"},
-		"by somebody else than is trusted": {[]config.Network{"10.0.0.0/8"}, said,
-			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1"},
-		"by a trusted proxy": {[]config.Network{"127.0.0.0/8"}, said,
+		"by anybody": {
+			nil, said,
+			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1",
+		},
+		"by somebody else than is trusted": {
+			[]config.Network{"10.0.0.0/8"},
+			said,
+			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1",
+		},
+		"by a trusted proxy": {
+			[]config.Network{"127.0.0.0/8"},
+			said,
 			"X-Forwarded-Proto: https\r\nX-Forwarded-Port: 443\r\nForwarded: for=203.0.113.5\r\n" +
-				"X-Forwarded-Host: e\r\nX-Forwarded-For: 6.6.6.6, 203.0.113.5, 127.0.0.1\r\n", "203.0.113.5"},
-		"by a trusted proxy that says nothing": {[]config.Network{"127.0.0.1/32"}, "",
-			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1"},
-		"by a trusted proxy that was asked for another host": {[]config.Network{"127.0.0.1/32"}, "X-Forwarded-Host: api.example\r\n",
-			"X-Forwarded-Host: api.example\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1"},
+				"X-Forwarded-Host: e\r\nX-Forwarded-For: 6.6.6.6, 203.0.113.5, 127.0.0.1\r\n", "203.0.113.5",
+		},
+		"by a trusted proxy that says nothing": {
+			[]config.Network{"127.0.0.1/32"},
+			"",
+			"X-Forwarded-Host: e\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1",
+		},
+		"by a trusted proxy that was asked for another host": {
+			[]config.Network{"127.0.0.1/32"},
+			"X-Forwarded-Host: api.example\r\n",
+			"X-Forwarded-Host: api.example\r\nX-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n", "127.0.0.1",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			seen := make(chan string, 1)

@@ -27,7 +27,7 @@ func FuzzRequest(f *testing.F) {
 			f.Add([]byte(w.text()), uint16(len(w.send)/2))
 		}
 	}
-	f.Add([]byte(tail+put("hello", "Content-Length: 5")+chunks("5\r\nhello\r\n0\r\n\r\n")+tail), uint16(40))
+	f.Add([]byte(tail+with("hello", "Content-Length: 5")+chunks("5\r\nhello\r\n0\r\n\r\n")+tail), uint16(40))
 	f.Fuzz(func(t *testing.T, text []byte, cut uint16) {
 		synctest.Test(t, func(t *testing.T) {
 			saw := throughEdge(t, text, min(int(cut), len(text)))

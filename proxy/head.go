@@ -39,6 +39,7 @@ type head struct {
 	hosts     int // how often it is given
 	expect    []byte
 	upgrade   []byte
+	switching bool             // the Connection header says that Upgrade is meant for us
 	named     [maxNamed][]byte // by Connection headers: these go no further
 	names     int
 }
@@ -123,7 +124,9 @@ func (h *head) hop(value []byte) error {
 	for option := range bytes.SplitSeq(value, []byte(",")) {
 		option = bytes.Trim(option, " \t")
 		switch {
-		case len(option) == 0, is(option, "keep-alive"), is(option, "upgrade"), is(option, "host"):
+		case len(option) == 0, is(option, "keep-alive"), is(option, "host"):
+		case is(option, "upgrade"):
+			h.switching = true
 		case is(option, "close"):
 			h.close = true
 		case h.names == maxNamed:
@@ -198,7 +201,8 @@ type message struct {
 	client         string // address, without port
 	trusted        bool   // what the client says of who forwarded the request is believed
 	addr           string // of the backend
-	length         int    // of the body
+	length         int64  // of the body
+	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not
 }
 
 // appendTo appends the request line and the header.
@@ -215,7 +219,10 @@ func (m *message) appendTo(dst []byte) []byte {
 	}
 	dst = m.appendForwarded(dst)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
-		dst = appendLength(dst, int64(m.length))
+		dst = appendLength(dst, m.length)
+	}
+	if m.upgrade != nil {
+		dst = appendUpgrade(dst, m.upgrade)
 	}
 	return append(dst, "\r\n"...)
 }
@@ -284,6 +291,9 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 	case a.length >= 0 && a.status >= 200 && a.status != 204:
 		dst = appendLength(dst, a.length)
 	}
+	if a.status == 101 {
+		dst = appendUpgrade(dst, a.upgrade)
+	}
 	if a.sse && !a.buffering {
 		dst = appendField(dst, "X-Accel-Buffering", "no")
 	}
@@ -296,6 +306,11 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 func appendField(dst []byte, name, value string) []byte {
 	dst = append(append(dst, name...), ": "...)
 	return append(append(dst, value...), "\r\n"...)
+}
+
+func appendUpgrade(dst, to []byte) []byte {
+	dst = append(append(dst, "Connection: Upgrade\r\nUpgrade: "...), to...)
+	return append(dst, "\r\n"...)
 }
 
 func appendLength(dst []byte, n int64) []byte {

@@ -47,8 +47,8 @@ func get(fields ...string) string {
 	return lines(append([]string{"GET /upstream/m/x HTTP/1.1", "Host: e"}, fields...)...)
 }
 
-// put is a request with some fields and a body.
-func put(body string, fields ...string) string {
+// with is a request with some fields and a body.
+func with(body string, fields ...string) string {
 	return lines(append([]string{"POST /upstream/m/x HTTP/1.1", "Host: e"}, fields...)...) + body
 }
 
@@ -56,7 +56,7 @@ func put(body string, fields ...string) string {
 func firstLine(line string) string { return lines(line, "Host: e") }
 
 // chunks is a request with a chunked body.
-func chunks(body string) string { return put(body, "Transfer-Encoding: chunked") }
+func chunks(body string) string { return with(body, "Transfer-Encoding: chunked") }
 
 // requests is the table. Its order is that of docs/strictness.md.
 func requests() []wire {
@@ -74,37 +74,37 @@ func in(group string, all ...wire) []wire {
 
 func lengths(no int) []wire {
 	return in("Content-Length",
-		wire{name: "a body", send: put("hello", "Content-Length: 5"), want: 200, saw: "POST /x hello"},
-		wire{name: "white space around it", send: put("hello", "Content-Length: \t 5 \t"), want: 200, saw: "POST /x hello"},
-		wire{name: "leading zeros", send: put("hello", "Content-Length: 005"), want: 200, saw: "POST /x hello"},
-		wire{name: "with Transfer-Encoding", send: put("0\r\n\r\n", "Content-Length: 5", "Transfer-Encoding: chunked"), want: no},
-		wire{name: "behind Transfer-Encoding", send: put("0\r\n\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"), want: no},
-		wire{name: "two that differ", send: put("hello", "Content-Length: 5", "Content-Length: 0"), want: no},
-		wire{name: "two that are the same", send: put("hello", "Content-Length: 5", "Content-Length: 5"), want: no},
-		wire{name: "a list, `5, 5`", send: put("hello", "Content-Length: 5, 5"), want: no},
-		wire{name: "a list, `,5`", send: put("hello", "Content-Length: ,5"), want: no},
-		wire{name: "`+5`", send: put("hello", "Content-Length: +5"), want: no},
-		wire{name: "`-5`", send: put("hello", "Content-Length: -5"), want: no},
-		wire{name: "`5 5`", send: put("hello", "Content-Length: 5 5"), want: no},
-		wire{name: "`0x5`", send: put("hello", "Content-Length: 0x5"), want: no},
-		wire{name: "`5.0`", send: put("hello", "Content-Length: 5.0"), want: no},
-		wire{name: "`5e0`", send: put("hello", "Content-Length: 5e0"), want: no},
-		wire{name: "`1_0`", send: put("0123456789", "Content-Length: 1_0"), want: no},
-		wire{name: "empty", send: put("", "Content-Length:"), want: no},
-		wire{name: "2⁶⁴+5", send: put("hello", "Content-Length: 18446744073709551621"), want: no},
-		wire{name: "2⁶³", send: put("hello", "Content-Length: 9223372036854775808"), want: no},
-		wire{name: "other digits than ASCII's", send: put("hello", "Content-Length: ٥"), want: no},
-		wire{name: "written Content_Length", send: put("hello", "Content_Length: 5"), want: no},
-		wire{name: "with a vertical tab", send: put("hello", "Content-Length: \v5"), want: no},
-		wire{name: "with a NUL behind it", send: put("hello", "Content-Length: 5\x00"), want: no},
+		wire{name: "a body", send: with("hello", "Content-Length: 5"), want: 200, saw: "POST /x hello"},
+		wire{name: "white space around it", send: with("hello", "Content-Length: \t 5 \t"), want: 200, saw: "POST /x hello"},
+		wire{name: "leading zeros", send: with("hello", "Content-Length: 005"), want: 200, saw: "POST /x hello"},
+		wire{name: "with Transfer-Encoding", send: with("0\r\n\r\n", "Content-Length: 5", "Transfer-Encoding: chunked"), want: no},
+		wire{name: "behind Transfer-Encoding", send: with("0\r\n\r\n", "Transfer-Encoding: chunked", "Content-Length: 5"), want: no},
+		wire{name: "two that differ", send: with("hello", "Content-Length: 5", "Content-Length: 0"), want: no},
+		wire{name: "two that are the same", send: with("hello", "Content-Length: 5", "Content-Length: 5"), want: no},
+		wire{name: "a list, `5, 5`", send: with("hello", "Content-Length: 5, 5"), want: no},
+		wire{name: "a list, `,5`", send: with("hello", "Content-Length: ,5"), want: no},
+		wire{name: "`+5`", send: with("hello", "Content-Length: +5"), want: no},
+		wire{name: "`-5`", send: with("hello", "Content-Length: -5"), want: no},
+		wire{name: "`5 5`", send: with("hello", "Content-Length: 5 5"), want: no},
+		wire{name: "`0x5`", send: with("hello", "Content-Length: 0x5"), want: no},
+		wire{name: "`5.0`", send: with("hello", "Content-Length: 5.0"), want: no},
+		wire{name: "`5e0`", send: with("hello", "Content-Length: 5e0"), want: no},
+		wire{name: "`1_0`", send: with("0123456789", "Content-Length: 1_0"), want: no},
+		wire{name: "empty", send: with("", "Content-Length:"), want: no},
+		wire{name: "2⁶⁴+5", send: with("hello", "Content-Length: 18446744073709551621"), want: no},
+		wire{name: "2⁶³", send: with("hello", "Content-Length: 9223372036854775808"), want: no},
+		wire{name: "other digits than ASCII's", send: with("hello", "Content-Length: ٥"), want: no},
+		wire{name: "written Content_Length", send: with("hello", "Content_Length: 5"), want: no},
+		wire{name: "with a vertical tab", send: with("hello", "Content-Length: \v5"), want: no},
+		wire{name: "with a NUL behind it", send: with("hello", "Content-Length: 5\x00"), want: no},
 		wire{name: "of a GET", send: get("Content-Length: 42") + strings.Replace(tail, "tail", "body", 1), want: 200, saw: "GET /x " + strings.Replace(tail, "tail", "body", 1)},
-		wire{name: "larger than the limit", send: put("", "Content-Length: 999999999"), want: http.StatusRequestEntityTooLarge},
+		wire{name: "larger than the limit", send: with("", "Content-Length: 999999999"), want: http.StatusRequestEntityTooLarge},
 	)
 }
 
 func codings(no int) []wire {
 	const end = "5\r\nhello\r\n0\r\n\r\n"
-	te := func(value string) string { return put(end, "Transfer-Encoding:"+value) }
+	te := func(value string) string { return with(end, "Transfer-Encoding:"+value) }
 	return in("Transfer-Encoding",
 		wire{name: "chunked", send: te(" chunked"), want: 200, saw: "POST /x hello"},
 		wire{name: "in capitals", send: te(" CHUNKED"), want: 200, saw: "POST /x hello"},
@@ -117,8 +117,8 @@ func codings(no int) []wire {
 		wire{name: "chunked, chunked", send: te(" chunked, chunked"), want: no},
 		wire{name: "chunked, identity", send: te(" chunked, identity"), want: no},
 		wire{name: "a comma behind it", send: te(" chunked,"), want: no},
-		wire{name: "twice", send: put(end, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), want: no},
-		wire{name: "twice, once identity", send: put(end, "Transfer-Encoding: identity", "Transfer-Encoding: chunked"), want: no},
+		wire{name: "twice", send: with(end, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"), want: no},
+		wire{name: "twice, once identity", send: with(end, "Transfer-Encoding: identity", "Transfer-Encoding: chunked"), want: no},
 		wire{name: "xchunked", send: te(" xchunked"), want: no},
 		wire{name: "chunkedx", send: te(" chunkedx"), want: no},
 		wire{name: "a parameter", send: te(" chunked;q=1"), want: no},
@@ -128,8 +128,8 @@ func codings(no int) []wire {
 		wire{name: "a NUL in it", send: te(" chun\x00ked"), want: no},
 		wire{name: "a carriage return before it", send: te(" \rchunked"), want: no},
 		wire{name: "folded", send: te("\r\n chunked"), want: no},
-		wire{name: "a space before the colon", send: put(end, "Transfer-Encoding : chunked"), want: no},
-		wire{name: "written Transfer_Encoding", send: put(end, "Transfer_Encoding: chunked"), want: no},
+		wire{name: "a space before the colon", send: with(end, "Transfer-Encoding : chunked"), want: no},
+		wire{name: "written Transfer_Encoding", send: with(end, "Transfer_Encoding: chunked"), want: no},
 		wire{name: "in HTTP/1.0", send: lines("POST /upstream/m/x HTTP/1.0", "Host: e", "Transfer-Encoding: chunked") + end, want: no},
 	)
 }
@@ -145,8 +145,8 @@ func lineEnds(no int) []wire {
 		wire{name: "LF behind a field", send: get("A: b\nC: d"), want: no},
 		wire{name: "LF for the empty line", send: "GET /upstream/m/x HTTP/1.1\r\nHost: e\r\n\n", want: no},
 		wire{name: "LF for the empty line, nothing behind it", send: "GET /upstream/m/x HTTP/1.1\r\nHost: e\r\n\n", want: no, alone: true},
-		wire{name: "LF hides a length", send: put("hello", "A: b\nContent-Length: 5"), want: no},
-		wire{name: "LF hides chunks", send: put("0\r\n\r\n", "A: b\nTransfer-Encoding: chunked"), want: no},
+		wire{name: "LF hides a length", send: with("hello", "A: b\nContent-Length: 5"), want: no},
+		wire{name: "LF hides chunks", send: with("0\r\n\r\n", "A: b\nTransfer-Encoding: chunked"), want: no},
 		wire{name: "CR everywhere", send: cr(get()), want: no},
 		wire{name: "CR everywhere, nothing behind it", send: cr(get()), want: no, alone: true},
 		wire{name: "CR between two fields", send: get("A: b\rC: d"), want: no},
@@ -170,7 +170,7 @@ func names(no int) []wire {
 		wire{name: "a space before the colon", send: get("A : b"), want: no},
 		wire{name: "a tab before the colon", send: get("A\t: b"), want: no},
 		wire{name: "a space in a name", send: get("A B: c"), want: no},
-		wire{name: "a space in the name of a length", send: put("hello", "Content-Length X: 5"), want: no},
+		wire{name: "a space in the name of a length", send: with("hello", "Content-Length X: 5"), want: no},
 		wire{name: "an empty name", send: get(": b"), want: no},
 		wire{name: "no colon", send: get("A"), want: no},
 		wire{name: "a parenthesis in a name", send: get("A(: b"), want: no},
@@ -326,7 +326,7 @@ func trailers(no int) []wire {
 		wire{name: "Connection", send: end("Connection: close"), want: no},
 		wire{name: "Expect", send: end("Expect: 100-continue"), want: no},
 		wire{name: "X-Forwarded-For", send: end("X-Forwarded-For: 6.6.6.6"), want: no},
-		wire{name: "Trailer names Content-Length", send: put("5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked", "Trailer: Content-Length"), want: no},
+		wire{name: "Trailer names Content-Length", send: with("5\r\nhello\r\n0\r\n\r\n", "Transfer-Encoding: chunked", "Trailer: Content-Length"), want: no},
 		wire{name: "no colon", send: end("A"), want: no},
 		wire{name: "an empty name", send: end(": b"), want: no},
 		wire{name: "a space before the colon", send: end("A : b"), want: no},
@@ -340,7 +340,7 @@ func trailers(no int) []wire {
 
 func others(no int) []wire {
 	return in("Others",
-		wire{name: "`Expect: 100-continue`", send: put("hello", "Expect: 100-Continue", "Content-Length: 5"), want: 200, saw: "POST /x hello"},
+		wire{name: "`Expect: 100-continue`", send: with("hello", "Expect: 100-Continue", "Content-Length: 5"), want: 200, saw: "POST /x hello"},
 		wire{name: "`Expect: 100-continue` without a body", send: get("Expect: 100-continue"), want: 200, saw: "GET /x "},
 		wire{name: "`Expect: foo`", send: get("Expect: foo"), want: http.StatusExpectationFailed},
 		wire{name: "`Expect: 100-continue, foo`", send: get("Expect: 100-continue, foo"), want: http.StatusExpectationFailed},
@@ -455,7 +455,7 @@ func TestAMalformedRequestBehindGoodOnesIsRefusedAlone(t *testing.T) {
 			seen := recording(t)
 			r := real(t, seen.addr, withLimits(unhurried))
 			c := r.dial()
-			go io.WriteString(c, tail+put("hello", "Content-Length: 5")+w.text())
+			go io.WriteString(c, tail+with("hello", "Content-Length: 5")+w.text())
 			in := bufio.NewReader(c)
 			for range 2 {
 				if resp, _ := hear(t, in); resp.StatusCode != 200 {

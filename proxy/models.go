@@ -65,7 +65,34 @@ func listing(ctx *fasthttp.RequestCtx, models func() []router.ModelStatus) (page
 	if id, ok := bytes.CutPrefix(path, []byte("/v1/models/")); ok {
 		return oneModel(ctx, string(unescape(id, url.PathUnescape)), models()), true
 	}
+	if id, ok := bytes.CutPrefix(path, []byte("/v2/models/")); ok {
+		if id, ok := bytes.CutSuffix(id, []byte("/ready")); ok && bytes.IndexByte(id, '/') < 0 {
+			return readyModel(string(unescape(id, url.PathUnescape)), models()), true
+		}
+	}
 	return page{}, false
+}
+
+// readyModel is KServe's probe of a model. One that sleeps is ready: it is awake when it is asked for something, and a
+// probe asks for nothing.
+func readyModel(id string, models []router.ModelStatus) page {
+	if find(models, id) < 0 {
+		no := unknownModel(id)
+		return page{no.Status, "application/json", kserve.refusal(nil, no)}
+	}
+	return jsonPage(map[string]any{"name": id, "ready": true})
+}
+
+// find is the place of a model by its name or an alias; -1 where there is none.
+func find(models []router.ModelStatus, id string) int {
+	return slices.IndexFunc(models, func(m router.ModelStatus) bool { return m.Name == id || slices.Contains(m.Aliases, id) })
+}
+
+func unknownModel(id string) *router.Refusal {
+	return &router.Refusal{
+		Status: fasthttp.StatusNotFound, Code: router.UnknownModel,
+		Reason: fmt.Sprintf("no model is called %q; GET /v1/models lists those there are", id),
+	}
 }
 
 // version is that of the program, as the Go tool recorded it.
@@ -79,7 +106,7 @@ func version() string {
 // oneModel is a model by its name or an alias.
 func oneModel(ctx *fasthttp.RequestCtx, id string, models []router.ModelStatus) page {
 	fromAnthropic := readHeader(&ctx.Request.Header).anthropic
-	i := slices.IndexFunc(models, func(m router.ModelStatus) bool { return m.Name == id || slices.Contains(m.Aliases, id) })
+	i := find(models, id)
 	switch {
 	case i >= 0 && fromAnthropic:
 		return jsonPage(anthropicOf(models[i]))
@@ -90,8 +117,7 @@ func oneModel(ctx *fasthttp.RequestCtx, id string, models []router.ModelStatus) 
 	if fromAnthropic {
 		api = anthropic
 	}
-	no := &router.Refusal{Status: fasthttp.StatusNotFound, Code: router.UnknownModel,
-		Reason: fmt.Sprintf("no model is called %q; GET /v1/models lists those there are", id)}
+	no := unknownModel(id)
 	return page{no.Status, "application/json", api.refusal(nil, no)}
 }
 
@@ -167,8 +193,10 @@ type ollamaDetails struct {
 
 func ollamaOf(m router.ModelStatus) ollamaModel {
 	digest := sha256.Sum256([]byte(m.Name))
-	return ollamaModel{Name: m.Name, Model: m.Name, ModifiedAt: time.Unix(unix(m.Since), 0).UTC(), Size: int64(m.Size),
-		Digest: hex.EncodeToString(digest[:]), Details: ollamaDetails{Families: []string{}}}
+	return ollamaModel{
+		Name: m.Name, Model: m.Name, ModifiedAt: time.Unix(unix(m.Since), 0).UTC(), Size: int64(m.Size),
+		Digest: hex.EncodeToString(digest[:]), Details: ollamaDetails{Families: []string{}},
+	}
 }
 
 type ollamaList struct {

@@ -60,6 +60,8 @@ func TestListingAnswersWhatIsAskedOfTheEdge(t *testing.T) {
 		{"the root", "GET /", noModels, 200, "Pilotlight is running"},
 		{"the root, as Ollama's client asks", "HEAD /", noModels, 200, "Pilotlight is running"},
 		{"KServe, live", "GET /v2/health/live", noModels, 200, `{"live":true}`},
+		{"KServe, a model that sleeps is ready", "GET /v2/models/llama-8b/ready", someModels, 200, `{"name":"llama-8b","ready":true}`},
+		{"KServe, no such model", "GET /v2/models/nobody/ready", someModels, 404, `{"error":"no model is called \"nobody\"; GET /v1/models lists those there are"}`},
 		{"KServe, ready", "GET /v2/health/ready", noModels, 200, `{"ready":true}`},
 		{"health", "GET /healthz", noModels, 200, "ok"},
 	}
@@ -100,7 +102,7 @@ func TestListingOfKServeNamesTheServer(t *testing.T) {
 }
 
 func TestListingLeavesTheRestToTheModels(t *testing.T) {
-	for _, head := range []string{"POST /v1/models", "DELETE /v1/models/m", "POST /v1/models/m:predict", "GET /v2/models/m/ready", "GET /api/show", "GET /upstream/m/v1/models", "OPTIONS *"} {
+	for _, head := range []string{"POST /v1/models", "DELETE /v1/models/m", "POST /v1/models/m:predict", "GET /v2/models/m", "GET /v2/models/m/versions/1/ready", "GET /api/show", "GET /upstream/m/v1/models", "OPTIONS *"} {
 		models := func() []router.ModelStatus { t.Errorf("%s: asked for the models", head); return nil }
 		if p, ok := listing(request(t, head, ""), models); ok {
 			t.Errorf("%s: answered %s", head, p.body)

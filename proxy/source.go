@@ -77,6 +77,16 @@ func (s *source) drop() {
 	s.buf, s.r, s.w = nil, 0, 0
 }
 
+// more gives what is unread, and waits for it where there is nothing.
+func (s *source) more() ([]byte, error) {
+	if s.buf == nil {
+		if err := s.fill(); err != nil {
+			return nil, err
+		}
+	}
+	return s.bytes(), nil
+}
+
 // fill waits for at least one more byte.
 func (s *source) fill() error {
 	if s.raw == nil && s.buf == nil {
@@ -146,7 +156,7 @@ func (s *source) readNow(fd uintptr) bool {
 		s.buf = s.pool.get()
 	}
 	s.n, s.err = readFD(fd, (*s.buf)[s.w:])
-	if s.err != syscall.EAGAIN {
+	if !errors.Is(s.err, syscall.EAGAIN) {
 		return true
 	}
 	if fresh {

@@ -161,7 +161,8 @@ backend requests
 backend answers
   http-request replace-path /answers/(.*) /\1
   server s %[3]s
-`}, {
+`,
+	}, {
 		name: "nginx", command: "nginx", version: []string{"-v"}, start: []string{"-c", "%[1]s", "-p", "%[2]s", "-e", "stderr"},
 		config: `
 daemon off; master_process off; pid %[4]s/pid; error_log stderr crit;
@@ -176,7 +177,8 @@ http {
     location /answers/ { proxy_pass http://%[3]s/; }
   }
 }
-`}}
+`,
+	}}
 }
 
 // asked is a peer's column.

@@ -12,7 +12,6 @@ import (
 
 // Bounds of connections to backends. Those that idle are kept per address.
 const (
-	dialTime  = 5 * time.Second
 	idleTime  = 60 * time.Second
 	maxIdle   = 256
 	sweepTime = 10 * time.Second
@@ -27,6 +26,8 @@ type upstream struct {
 	reused bool      // it served a request before
 	torn   bool      // a request could not be written in full
 	since  time.Time // when it began to idle
+	due    time.Time // when the backend must have shown a sign of life
+	alarm  time.Time // when reading and writing fail: see visit.await
 	closed bool      // by the backend, idle or not; guarded by upstreams.mu
 }
 
@@ -42,8 +43,8 @@ type upstreams struct {
 	shut  bool
 }
 
-// get takes an idle connection to addr, or opens one if there is none or fresh is asked for.
-func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream, error) {
+// get takes an idle connection to addr, or opens one, within a time, if there is none or fresh is asked for.
+func (p *upstreams) get(ctx context.Context, addr string, fresh bool, limit time.Duration) (*upstream, error) {
 	if !fresh {
 		for u := p.take(addr); u != nil; u = p.take(addr) {
 			if u.quiet() {
@@ -52,7 +53,7 @@ func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream
 			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c, err := p.dial(ctx, addr)
 	if err != nil {

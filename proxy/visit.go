@@ -67,9 +67,14 @@ type visit struct {
 	lease router.Lease
 	held  bool // lease is to be released
 	phase phase
-	begun bool   // headers of a stream are out: heartbeats
-	last  bool   // the connection closes afterwards
-	http1 bool   // the client speaks HTTP/1.1, not 1.0
+	begun bool // headers of a stream are out: heartbeats
+	last  bool // the connection closes afterwards
+	http1 bool // the client speaks HTTP/1.1, not 1.0
+
+	end     time.Time // when the backend must be done
+	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
+	upload  *upload   // of a body that was not read before; nil: it was
+
 	known string // the model's own name, once it is certain that there is one
 }
 
@@ -134,7 +139,7 @@ func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
 	v.pathLen = copy(v.path[:], path)
 	v.http1 = h.IsHTTP11()
-	v.last = h.ConnectionClose()
+	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
 	e.metrics.inFlight.Inc()
 	return v
 }
@@ -207,9 +212,9 @@ func (v *visit) fail(err error) {
 	refusal, told := errors.AsType[*router.Refusal](err)
 	v.Outcome, v.Reason = router.Broken, err.Error()
 	switch {
-	case err == router.ErrLeft:
+	case errors.Is(err, router.ErrLeft):
 		v.Outcome = router.Left
-	case err == errCut:
+	case errors.Is(err, errCut):
 		v.Code = router.ShuttingDown
 	case !told || refusal.Code == router.BackendBroken:
 		v.Code = router.BackendBroken

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 func (v *visit) acquire() error {
 	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn}
 	lease, err := v.edge.router.TryAcquire(req)
-	if err == router.ErrWait {
+	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {
 			return no
 		}
@@ -47,7 +48,7 @@ func (v *visit) wait(req router.Request) (router.Lease, error) {
 // heartbeat is how often the client wants a sign of life; 0: never. HTTP/1.0 has no chunks to send one in.
 func (v *visit) heartbeat() time.Duration {
 	model, ok := v.edge.router.Model(v.ask.model)
-	if !ok || !v.ask.stream || !v.http1 {
+	if !ok || !v.ask.stream || !v.http1 || v.upgrade != nil {
 		return 0
 	}
 	agent := v.ctx.Request.Header.UserAgent()
@@ -64,7 +65,9 @@ func (v *visit) heartbeat() time.Duration {
 func (v *visit) beat(every time.Duration, granted <-chan struct{}) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n\n"))
+	// One line and no empty one after it: some clients, OpenAI's own for Go and Python among them, take an empty line for
+	// the end of an event that they then cannot parse (openai/openai-python#2722).
+	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n"))
 	for {
 		select {
 		case <-granted:

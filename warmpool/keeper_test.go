@@ -23,6 +23,8 @@ type server struct {
 	spec  config.Backend
 	wakes time.Duration
 	fails error
+	busy  int  // how often its engine is busy when it is to sleep
+	late  bool // it comes up in the moment in which it is called off
 	found Found
 
 	mu    sync.Mutex
@@ -81,7 +83,9 @@ func (s *server) Wake(ctx context.Context, gpus []int) (Up, error) {
 	select {
 	case <-time.After(s.wakes):
 	case <-ctx.Done():
-		return Up{}, context.Cause(ctx)
+		if !s.late {
+			return Up{}, context.Cause(ctx)
+		}
 	}
 	if s.fails != nil {
 		return Up{}, s.fails
@@ -96,6 +100,9 @@ func (s *server) Sleep(context.Context) (router.Tier, error) {
 	s.note("sleep")
 	if s.spec.Sleep != config.SleepEngine {
 		return router.OnGPU, ErrCannotSleep
+	}
+	if s.busy--; s.busy >= 0 {
+		return router.OnGPU, ErrBusy
 	}
 	s.letGo()
 	return router.OnHost, nil
@@ -421,6 +428,36 @@ func TestAServerThatDiesIsWokenByTheNextRequest(t *testing.T) {
 		synctest.Wait()
 		s.use("a", time.Second)
 		s.wants("a-0", "ready")
+	})
+}
+
+func TestAnEngineThatWorksForOthersTooSleepsLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(10*g), map[string]config.Model{"a": model("a", 8*g, sleeper), "b": model("b", 8*g)}, func(all map[string]*server) { all["a-0"].busy = 2 })
+		s.use("a", time.Second)
+		time.Sleep(time.Minute + time.Second)
+		s.wants("a-0", "ready") // idle, but its engine is not
+		s.use("b", time.Second) // for which a leaves at the next try but one
+		s.wants("a-0", "asleep")
+		if got := s.servers["a-0"].said(); got != "wake sleep sleep sleep" {
+			t.Errorf("the launcher was told to %s", got)
+		}
+	})
+}
+
+func TestAVictimThatComesUpInTheMomentItIsCalledOffLeavesAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(10*g), map[string]config.Model{"a": model("a", 8*g), "b": model("b", 8*g)}, func(all map[string]*server) {
+			all["a-0"].wakes, all["a-0"].late = time.Minute, true
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Acquire(ctx, router.Request{Model: "a"}); err == nil {
+			t.Fatal("a was ready too soon")
+		}
+		s.use("b", time.Second)
+		s.wants("a-0", "stopped")
+		s.wants("b-0", "ready")
 	})
 }
 

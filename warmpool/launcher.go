@@ -18,7 +18,8 @@ type Launcher interface {
 	// It gives up on lack of progress, with ErrStalled, never on a deadline, and at once when the process ends.
 	Wake(ctx context.Context, gpus []int) (Up, error)
 	// Sleep gives the GPU memory back and keeps the process. The backend must have nothing in flight. It returns the
-	// tier where the weights are now; ErrCannotSleep where only Stop will do.
+	// tier where the weights are now; ErrCannotSleep where only Stop will do; ErrBusy, with nothing changed, where the
+	// engine goes on working for others than us.
 	Sleep(ctx context.Context) (router.Tier, error)
 	// Stop ends the backend, whatever it is doing, and returns when its memory is free. Where nobody can stop it
 	// (a server that somebody else runs and that has no stop hook), it returns ErrCannotStop.
@@ -44,5 +45,6 @@ type Found struct {
 var (
 	ErrCannotSleep = errors.New("it has no sleep mode")
 	ErrCannotStop  = errors.New("it is not ours to stop")
+	ErrBusy        = errors.New("its engine is busy")
 	ErrStalled     = errors.New("no progress")
 )

@@ -82,14 +82,17 @@ func (k *Keeper) awaken(u *unit, gpus []int) {
 // woke is what became of a wake.
 func (k *Keeper) woke(u *unit, up Up, err error) {
 	switch {
+	case u.abort != "": // even if it came up in the same moment: somebody counts on its memory
+		if err == nil {
+			u.up = up
+		}
+		u.reason = u.abort
+		k.bringDown(u, true)
 	case err == nil:
 		if e := k.learned.Learn(u.id, u.tier, time.Since(u.began)); e != nil {
 			k.log.Warn("learned wake times are not saved", "error", e)
 		}
 		k.isUp(u, up, "its engine answers")
-	case u.abort != "":
-		u.reason = u.abort
-		k.bringDown(u, true)
 	default:
 		k.fell(u, err)
 	}
@@ -99,6 +102,9 @@ func (k *Keeper) woke(u *unit, up Up, err error) {
 // isUp makes a backend ready and tells the edges at once.
 func (k *Keeper) isUp(u *unit, up Up, why string) {
 	u.up, u.tier = up, router.OnGPU
+	if up.Gone != u.watched {
+		u.lost = nil // it was of a server before this one
+	}
 	k.commit(u, up.GPUs, u.spec.Memory, 0)
 	k.move(u, cameUp, why)
 	k.watch(u)
@@ -106,23 +112,38 @@ func (k *Keeper) isUp(u *unit, up Up, why string) {
 	u.answer(nil)
 }
 
-// watch waits for the model server to end by itself.
+// watch waits for the model server to end by itself. The same server is watched once, however often it wakes.
 func (k *Keeper) watch(u *unit) {
-	if u.up.Gone == nil {
+	gone := u.up.Gone
+	if gone == u.watched {
 		return
 	}
-	gone := u.up.Gone
+	u.unwatch()
+	if gone == nil {
+		return
+	}
+	stop := make(chan struct{})
+	u.watched, u.watching = gone, stop
 	k.ops.Go(func() {
 		select {
 		case err := <-gone:
 			k.do(func() {
-				if u.up.Gone == gone {
+				if u.watched == gone {
 					u.lost = err
 				}
 			})
+		case <-stop:
 		case <-k.closing:
 		}
 	})
+}
+
+// unwatch forgets the model server.
+func (u *unit) unwatch() {
+	if u.watching != nil {
+		close(u.watching)
+	}
+	u.watched, u.watching = nil, nil
 }
 
 // fell takes note of a failure: the backend rests, whoever waits is refused, and what is left of it is cleared away.
@@ -214,6 +235,9 @@ func (k *Keeper) bringDown(u *unit, stop bool) {
 				k.move(u, slept, u.reason)
 			case errors.Is(err, ErrCannotSleep):
 				k.stop(u)
+			case errors.Is(err, ErrBusy) && k.move(u, wanted, err.Error()):
+				k.publish()
+				u.answer(nil)
 			default:
 				k.fell(u, fmt.Errorf("put %s to sleep: %w", u.id, err))
 			}
@@ -235,6 +259,7 @@ func (k *Keeper) halted(u *unit, err error) {
 	switch {
 	case err == nil || errors.Is(err, ErrCannotStop) && u.state == router.Failed:
 		u.up, u.tier = Up{}, router.OnDisk
+		u.unwatch()
 		k.ledger.Release(u.id)
 		k.changed = true
 		k.move(u, halted, u.reason)

@@ -52,10 +52,9 @@ func Plan(now time.Time, seen []Seen) (steps []Step, next time.Time) {
 		case step.Why != "":
 			step.ID = s.ID
 			steps = append(steps, step)
-			switch step.Event {
-			case wanted:
+			if step.Event == wanted {
 				awake[s.Model]++
-			case dismissed:
+			} else if step.Event == dismissed {
 				awake[s.Model]--
 			}
 		case !at.IsZero():

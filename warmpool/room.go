@@ -32,6 +32,11 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 		}
 		// Who has left is forgotten at once: it may be on its way back already, to another GPU.
 		u.victims = slices.DeleteFunc(u.victims, func(v *unit) bool { return !v.holdsRoom() })
+		for _, v := range u.victims {
+			if v.state == router.Ready && v.op == nothing { // it could not leave just now
+				k.evict(v, "evicted for "+u.id, false)
+			}
+		}
 		if len(u.victims) == 0 {
 			k.unqueue(u)
 			k.awaken(u, k.ledger.taken[u.id].GPUs)

@@ -49,6 +49,7 @@ func (k *Keeper) settleOne(u *unit, now time.Time) {
 		switch u.state {
 		case router.Waking: // it has no room yet, and is started anew when it has
 			u.up, u.tier = Up{}, router.OnDisk
+			u.unwatch()
 		case router.Ready, router.Draining, router.Asleep:
 			k.fell(u, err)
 		case router.Stopped, router.Failed:

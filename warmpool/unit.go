@@ -27,8 +27,10 @@ type unit struct {
 	rested time.Time // Failed: until when it rests
 	failed int       // wakes and short lives that failed in a row
 
-	up   Up
-	lost error // its model server ended by itself; not dealt with yet
+	up       Up
+	watched  <-chan error  // up.Gone, as far as it is watched
+	watching chan struct{} // closed to end that
+	lost     error         // its model server ended by itself; not dealt with yet
 
 	op     op                 // what its launcher does now
 	cancel context.CancelFunc // of op

@@ -22,24 +22,48 @@ var questions = []struct {
 	whole, event []any
 	usage        string // of the whole answer
 }{
-	{"/v1/chat/completions", object{"max_tokens": 5, "messages": []object{{"role": "user", "content": "why?"}}},
-		[]any{"choices", 0, "message", "content"}, []any{"choices", 0, "delta", "content"},
-		`"usage":{"completion_tokens":5,"prompt_tokens":1,"total_tokens":6}`},
-	{"/v1/chat/completions", object{"max_completion_tokens": 5, "messages": []object{{"role": "user", "content": []object{{"type": "text", "text": "why?"}}}}},
-		[]any{"choices", 0, "message", "content"}, []any{"choices", 0, "delta", "content"},
-		`"finish_reason":"length"`},
-	{"/v1/completions", object{"max_tokens": 5, "prompt": "why?"},
-		[]any{"choices", 0, "text"}, []any{"choices", 0, "text"},
-		`"usage":{"completion_tokens":5,"prompt_tokens":1,"total_tokens":6}`},
-	{"/v1/messages", object{"max_tokens": 5, "messages": []object{{"role": "user", "content": "why?"}}},
-		[]any{"content", 0, "text"}, []any{"delta", "text"},
-		`"usage":{"input_tokens":1,"output_tokens":5}`},
-	{"/api/chat", object{"options": object{"num_predict": 5}, "messages": []object{{"role": "user", "content": "why?"}}},
-		[]any{"message", "content"}, []any{"message", "content"},
-		`"eval_count":5`},
-	{"/api/generate", object{"options": object{"num_predict": 5}, "prompt": "why?"},
-		[]any{"response"}, []any{"response"},
-		`"prompt_eval_count":1`},
+	{
+		"/v1/chat/completions",
+		object{"max_tokens": 5, "messages": []object{{"role": "user", "content": "why?"}}},
+		[]any{"choices", 0, "message", "content"},
+		[]any{"choices", 0, "delta", "content"},
+		`"usage":{"completion_tokens":5,"prompt_tokens":1,"total_tokens":6}`,
+	},
+	{
+		"/v1/chat/completions",
+		object{"max_completion_tokens": 5, "messages": []object{{"role": "user", "content": []object{{"type": "text", "text": "why?"}}}}},
+		[]any{"choices", 0, "message", "content"},
+		[]any{"choices", 0, "delta", "content"},
+		`"finish_reason":"length"`,
+	},
+	{
+		"/v1/completions",
+		object{"max_tokens": 5, "prompt": "why?"},
+		[]any{"choices", 0, "text"},
+		[]any{"choices", 0, "text"},
+		`"usage":{"completion_tokens":5,"prompt_tokens":1,"total_tokens":6}`,
+	},
+	{
+		"/v1/messages",
+		object{"max_tokens": 5, "messages": []object{{"role": "user", "content": "why?"}}},
+		[]any{"content", 0, "text"},
+		[]any{"delta", "text"},
+		`"usage":{"input_tokens":1,"output_tokens":5}`,
+	},
+	{
+		"/api/chat",
+		object{"options": object{"num_predict": 5}, "messages": []object{{"role": "user", "content": "why?"}}},
+		[]any{"message", "content"},
+		[]any{"message", "content"},
+		`"eval_count":5`,
+	},
+	{
+		"/api/generate",
+		object{"options": object{"num_predict": 5}, "prompt": "why?"},
+		[]any{"response"},
+		[]any{"response"},
+		`"prompt_eval_count":1`,
+	},
 }
 
 func TestEveryAPIGivesTheSameAnswerWholeAndInPieces(t *testing.T) {
@@ -220,8 +244,12 @@ func TestEveryAPISaysNoInItsOwnWords(t *testing.T) {
 			status int
 			want   string
 		}{
-			{"/v1/chat/completions", object{"model": "x", "messages": hi}, 404,
-				"{\"error\":{\"code\":404,\"message\":\"The model `x` does not exist.\",\"param\":\"model\",\"type\":\"NotFoundError\"}}"},
+			{
+				"/v1/chat/completions",
+				object{"model": "x", "messages": hi},
+				404,
+				"{\"error\":{\"code\":404,\"message\":\"The model `x` does not exist.\",\"param\":\"model\",\"type\":\"NotFoundError\"}}",
+			},
 			{"/v1/chat/completions", object{"model": "m"}, 400, `"type":"BadRequestError"`},
 			{"/v1/chat/completions", object{"model": "m", "messages": hi, "max_tokens": 0}, 400, "at least 1"},
 			{"/v1/chat/completions", object{"model": "m", "messages": hi, "max_tokens": math.MaxInt64, "ignore_eos": true}, 400, "maximum context length"},
@@ -243,9 +271,11 @@ func TestAnEchoSaysWhatArrived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, quick())
 		synctest.Wait()
-		arrived := []string{`"method":"POST"`, `"path":"/echo"`, `"query":"a=b"`, `"X-Modelsim-Echo":["1"]`, `"body_length":9`,
-			fmt.Sprintf(`"body_sha256":"%x"`, sha256.Sum256([]byte(`{"a":"b"}`)))}
-		for path, status := range map[string]int{"/echo?a=b": 200, "/v1/completions?a=b": 404} { // an answer of its own, or in the header of another
+		arrived := []string{
+			`"method":"POST"`, `"path":"/echo"`, `"query":"a=b"`, `"X-Modelsim-Echo":["1"]`, `"body_length":9`,
+			fmt.Sprintf(`"body_sha256":"%x"`, sha256.Sum256([]byte(`{"a":"b"}`))),
+		}
+		for path, status := range map[string]int{"/echo?a=b": 200, "/v1/completions?a=b": 400} { // an answer of its own, or in the header of another
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://sim"+path, strings.NewReader(`{"a":"b"}`))
 			if err != nil {
 				t.Fatal(err)

@@ -57,7 +57,7 @@ type engine struct {
 	moves chan func(context.Context) // sleeping and waking, between two steps
 
 	counts counts
-	print  *log.Logger
+	out    *log.Logger
 
 	mu       sync.Mutex  // guards what follows
 	waiting  []*sequence // in order of arrival, preempted ones first
@@ -68,10 +68,10 @@ type engine struct {
 	busy     time.Duration // the sum of all step times
 }
 
-func newEngine(o Options, fail Failure, print *log.Logger) *engine {
+func newEngine(o Options, fail Failure, out *log.Logger) *engine {
 	return &engine{
 		Options: o, fail: fail, poke: make(chan struct{}, 1), moves: make(chan func(context.Context)),
-		counts: newCounts(o.Models[0]), print: print,
+		counts: newCounts(o.Models[0]), out: out,
 	}
 }
 
@@ -120,7 +120,7 @@ func (e *engine) run(ctx context.Context) error {
 	for {
 		if took := e.begin(); took > 0 {
 			if pause(ctx, took) != nil {
-				return nil
+				return nil //nolint:nilerr // it was told to end
 			}
 			if err := e.end(took); err != nil {
 				return err
@@ -213,7 +213,7 @@ func (e *engine) die() {
 		close(q.tokens)
 	}
 	e.running, e.waiting = nil, nil
-	e.print.Println("torch.AcceleratorError: CUDA error: an illegal memory access was encountered")
+	e.out.Println("torch.AcceleratorError: CUDA error: an illegal memory access was encountered")
 }
 
 // health is the error of vLLM's health check: one that sleeps is healthy.

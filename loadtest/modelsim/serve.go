@@ -28,7 +28,7 @@ type server struct {
 	fail   Failure // of this start
 	engine *engine
 	loaded chan struct{} // closed when the weights are on the GPU
-	print  *log.Logger
+	out    *log.Logger
 }
 
 // Serve loads the model and serves until ctx ends. It calls listen once, when a real server would open its port: at once if
@@ -45,8 +45,8 @@ func Serve(ctx context.Context, listen func() (net.Listener, error), o Options) 
 	if o.Output == nil {
 		o.Output = io.Discard
 	}
-	print := log.New(o.Output, "", 0)
-	s := &server{Options: o, fail: fail, engine: newEngine(o, fail, print), loaded: make(chan struct{}), print: print}
+	out := log.New(o.Output, "", 0)
+	s := &server{Options: o, fail: fail, engine: newEngine(o, fail, out), loaded: make(chan struct{}), out: out}
 
 	g, serving := errgroup.WithContext(ctx)
 	decoding, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
@@ -88,9 +88,9 @@ func (s *server) load(ctx context.Context) error {
 				return err
 			}
 		}
-		s.print.Printf("Loading weights: %d%%", (i+1)*100/parts)
+		s.out.Printf("Loading weights: %d%%", (i+1)*100/parts)
 	}
-	s.print.Println("Application startup complete.")
+	s.out.Println("Application startup complete.")
 	close(s.loaded)
 	return nil
 }
@@ -98,12 +98,12 @@ func (s *server) load(ctx context.Context) error {
 func (s *server) failLoading() error {
 	switch s.fail.Kind {
 	case CrashOnLoad:
-		s.print.Print(traceback)
+		s.out.Print(traceback)
 		return errors.New("RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 	case OutOfMemory:
-		s.print.Print(traceback)
+		s.out.Print(traceback)
 		return errors.New("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. " +
-			"GPU 0 has a total capacity of 79.25 GiB of which 1.06 GiB is free.")
+			"GPU 0 has a total capacity of 79.25 GiB of which 1.06 GiB is free")
 	}
 	return nil
 }
@@ -119,8 +119,8 @@ func (s *server) listen(ctx context.Context, listen func() (net.Listener, error)
 	if err != nil {
 		return fmt.Errorf("open the port of the simulated model server: %w", err)
 	}
-	s.print.Println("Listening on", port.Addr())
-	web := &http.Server{Handler: s.handler(), ErrorLog: s.print}
+	s.out.Println("Listening on", port.Addr())
+	web := &http.Server{Handler: s.handler(), ErrorLog: s.out}
 	served := make(chan error, 1)
 	go func() { served <- web.Serve(port) }()
 	select {
@@ -134,7 +134,7 @@ func (s *server) listen(ctx context.Context, listen func() (net.Listener, error)
 		err = web.Shutdown(drain)
 	}
 	if err := errors.Join(err, web.Close()); err != nil {
-		s.print.Println("Requests in flight were cut off:", err)
+		s.out.Println("Requests in flight were cut off:", err)
 	}
 	<-served
 	return nil

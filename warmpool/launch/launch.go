@@ -40,8 +40,9 @@ type Launcher struct {
 	mode   mode
 	log    *slog.Logger
 
-	record record // what outlives us
-	child  *child // the process, nil where there is none
+	record record    // what outlives us
+	child  *child    // the process, nil where there is none
+	there  *presence // of a server that somebody else runs; nil where it is not looked for
 
 	closing  chan struct{}  // closed by Close
 	watchers sync.WaitGroup // of processes, until they end or closing
@@ -96,19 +97,17 @@ func (l *Launcher) Find(ctx context.Context) (warmpool.Found, error) {
 	if err := ctx.Err(); err != nil {
 		return stopped, fmt.Errorf("find %s: %w", l.spec.ID, err)
 	}
+	if status == probe.Away && c == nil {
+		return stopped, nil
+	}
 	found := warmpool.Found{Tier: router.OnDisk, Up: l.up()}
 	switch status {
 	case probe.Ready:
 		found.State, found.Tier = router.Ready, router.OnGPU
 	case probe.Asleep:
 		found.State, found.Tier = router.Asleep, l.asleepTier()
-	case probe.Loading:
+	case probe.Loading, probe.Away: // it lives, and listens soon
 		found.State = router.Waking
-	case probe.Away:
-		if c == nil {
-			return stopped, nil
-		}
-		found.State = router.Waking // it lives, and listens soon
 	}
 	return found, nil
 }
@@ -189,6 +188,7 @@ func (l *Launcher) sleep(ctx context.Context) (router.Tier, error) {
 
 // Stop ends the backend. A process is gone with its whole group when Stop returns.
 func (l *Launcher) Stop(ctx context.Context) error {
+	l.leave()
 	err := warmpool.ErrCannotStop
 	switch c := l.current(); {
 	case c != nil:
@@ -212,10 +212,25 @@ func (l *Launcher) addr() string {
 	return l.spec.Backend.Address
 }
 
+// leave looks no longer whether a server of somebody else's is there.
+func (l *Launcher) leave() {
+	if l.there != nil {
+		l.there.stop()
+		l.there = nil
+	}
+}
+
+// up is the backend as it is; from now on its end is noticed.
 func (l *Launcher) up() warmpool.Up {
 	up := warmpool.Up{Addr: l.addr()}
-	if l.child != nil {
+	switch {
+	case l.child != nil:
 		up.PID, up.GPUs, up.Gone = l.child.pid, slices.Clone(l.record.GPUs), l.child.gone
+	case l.spec.Backend.Process == nil:
+		if l.there == nil {
+			l.there = l.watchPresence()
+		}
+		up.Gone = l.there.gone
 	}
 	return up
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -101,8 +102,8 @@ func causeIn(path string, from int64) string {
 func causeOf(text []byte) string {
 	last := ""
 	lines := bytes.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
-	for i := len(lines) - 1; i >= 0; i-- {
-		line := readable(lines[i])
+	for _, text := range slices.Backward(lines) {
+		line := readable(text)
 		if looksBad.MatchString(line) {
 			return line
 		}

@@ -78,13 +78,14 @@ func mustSleep(t *testing.T, l *Launcher, want router.Tier) {
 	mustFind(t, l, router.Asleep, want)
 }
 
-func mustWake(t *testing.T, l *Launcher) {
+func mustWake(t *testing.T, l *Launcher) warmpool.Up {
 	t.Helper()
 	up, err := l.Wake(t.Context(), nil)
 	if err != nil || up.Addr != l.spec.Backend.Address {
 		t.Fatalf("wake gave %+v, %v", up, err)
 	}
 	mustFind(t, l, router.Ready, router.OnGPU)
+	return up
 }
 
 func mustFind(t *testing.T, l *Launcher, state router.State, tier router.Tier) {
@@ -355,5 +356,27 @@ func TestAnAddressAloneCanOnlyBeWaitedFor(t *testing.T) {
 	}
 	if err := l.Stop(t.Context()); !errors.Is(err, warmpool.ErrCannotStop) {
 		t.Errorf("stop gave %v", err)
+	}
+}
+
+func TestAServerOfSomebodyElsesThatIsGoneIsMissed(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	l := New(Spec{ID: "m-0", Backend: config.Backend{
+		Address: server.Listener.Addr().String(), Engine: config.HTTP, Ready: "/health", Stall: config.Duration(time.Minute),
+	}, StateDir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	defer l.Close()
+	up := mustWake(t, l)
+	if again := mustWake(t, l); again.Gone != up.Gone {
+		t.Error("a second wake watches a second time")
+	}
+	server.Close()
+	select {
+	case err := <-up.Gone:
+		if err == nil || !strings.Contains(err.Error(), "nobody has answered") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody missed it")
 	}
 }

@@ -17,6 +17,7 @@ const (
 	firstPause  = 2 * time.Millisecond
 	nearPause   = 10 * time.Millisecond  // longest pause between two probes of this host
 	remotePause = 100 * time.Millisecond // and of another
+	busyTime    = 5 * time.Second        // that an engine may need to see that its last request has ended
 	workPause   = time.Second            // longest pause between two looks at what a process does
 )
 
@@ -156,8 +157,11 @@ func (l *Launcher) awaitReady(ctx context.Context) error {
 	return err
 }
 
-// awaitIdle waits until the engine says that it has nothing to do, or does not say.
+// awaitIdle waits until the engine says that it has nothing to do, or does not say: but not for long, for we have
+// nothing in flight there, so it works for somebody else.
 func (l *Launcher) awaitIdle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, busyTime, warmpool.ErrBusy)
+	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, remotePause) {
 		reading, _ := l.read(ctx)
 		if ctx.Err() == nil && reading.Running <= 0 && reading.Waiting <= 0 {

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 //	asleep      it comes up asleep
 func serveFake(behaviour, port string) {
 	words := map[string]string{}
-	for _, word := range strings.Fields(behaviour) {
+	for word := range strings.FieldsSeq(behaviour) {
 		key, value, _ := strings.Cut(word, "=")
 		words[key] = value
 	}
