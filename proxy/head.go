@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"strconv"
-	"strings"
 )
 
 // Heads are passed on as bytes: each field is checked and, unless it concerns one hop only, copied as it stands. What
@@ -330,10 +329,17 @@ func cutField(b []byte) (name, value, rest []byte, err error) {
 	return name, bytes.Trim(value, " \t"), b[end+1:], nil
 }
 
+// The characters that a name may have, one bit each: those below 64, and those from there to 127.
+const (
+	lowTokens = 1<<'!' | 1<<'#' | 1<<'$' | 1<<'%' | 1<<'&' | 1<<'\'' | 1<<'*' | 1<<'+' | 1<<'-' | 1<<'.' | 0x3ff<<'0'
+	letters   = 1<<26 - 1
+	tokens    = letters<<('A'-64) | letters<<('a'-64) | 1<<('^'-64) | 1<<('_'-64) | 1<<('`'-64) | 1<<('|'-64) | 1<<('~'-64)
+)
+
 // token says whether b may be a field's name. A folded line begins with white space, and so is none.
 func token(b []byte) bool {
 	for _, c := range b {
-		if !isLetter(c) && c != '-' && !isDigit(c) && strings.IndexByte("!#$%&'*+.^_`|~", c) < 0 {
+		if (uint64(lowTokens)>>c|uint64(tokens)>>(c-64))&1 == 0 { // what is shifted too far is 0
 			return false
 		}
 	}

@@ -36,16 +36,17 @@ var errFull = errors.New("the header of the answer is too large")
 // A source reads a connection into a buffer that it holds only while bytes are in it: where there is a descriptor, it
 // waits until something can be read and takes a buffer then. A stream that idles costs no buffer.
 type source struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil: no descriptor
-	pool *buffers
-	most int // how much may be unread at once, in bytes; at least bufferSize
-	buf  *[]byte
-	r, w int                   // buf[r:w] is unread
-	try  func(fd uintptr) bool // readNow; a field, so that it is allocated once
-	n    int                   // result of try
-	err  error                 // likewise
-	look func(fd uintptr)      // peek; a field, so that it is allocated once
+	conn   net.Conn
+	raw    syscall.RawConn // nil: no descriptor
+	pool   *buffers
+	most   int // how much may be unread at once, in bytes; at least bufferSize
+	buf    *[]byte
+	r, w   int                   // buf[r:w] is unread
+	try    func(fd uintptr) bool // readNow; a field, so that it is allocated once
+	n      int                   // result of try
+	err    error                 // likewise
+	look   func(fd uintptr)      // peek; a field, so that it is allocated once
+	unread bool                  // result of look
 }
 
 func newSource(c net.Conn, pool *buffers) *source {
@@ -121,20 +122,12 @@ func (s *source) fill() error {
 	return err
 }
 
-// quiet says whether there is nothing to read, not even the end. Where there is something the connection is of no
-// more use: a byte of it may be gone.
+// quiet says whether there is nothing to read, not even the end. Where there is no descriptor, nobody knows.
 func (s *source) quiet() bool {
-	if s.raw == nil {
-		return true
-	}
-	s.err = nil
-	return s.raw.Control(s.look) == nil && s.err == syscall.EAGAIN
+	return s.raw == nil || s.raw.Control(s.look) == nil && !s.unread
 }
 
-func (s *source) peek(fd uintptr) {
-	var b [1]byte
-	_, s.err = readFD(fd, b[:])
-}
+func (s *source) peek(fd uintptr) { s.unread = pending(fd) }
 
 // makeRoom moves what is unread to the front of the buffer, or into a larger one, which is not kept.
 func (s *source) makeRoom() {
