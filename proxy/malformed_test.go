@@ -402,7 +402,8 @@ func TestMalformed(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%s/%d", w.group, w.name, cut), func(t *testing.T) {
 				t.Parallel()
 				seen := recording(t)
-				c := real(t, seen.addr, withLimits(unhurried)).dial()
+				r := real(t, seen.addr, withLimits(unhurried))
+				c := r.dial()
 				text := w.text()
 				io.WriteString(c, text[:cut])
 				go io.WriteString(c, text[cut:])
@@ -410,6 +411,9 @@ func TestMalformed(t *testing.T) {
 					mustPass(t, w, seen, bufio.NewReader(c))
 				} else {
 					mustBeRefused(t, w, seen, bufio.NewReader(c))
+					if v := r.last(1); v.Outcome != router.Refused || v.Status != w.want || len(r.edge.Visits()) != 1 {
+						t.Errorf("recorded %+v", r.edge.Visits())
+					}
 				}
 			})
 		}
