@@ -30,6 +30,8 @@ func setDefaults(v any) {
 				WriteTime:             1 * minute,
 			},
 		}
+	case *TLS:
+		*v = TLS{Min: TLS12, ClientCert: ClientCertRequired}
 	case *Model:
 		*v = Model{
 			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},

@@ -168,6 +168,19 @@ func (e *Engine) UnmarshalText(text []byte) error { return oneOf(e, text, "engin
 // UnmarshalText reads the name of a way to sleep.
 func (s *Sleep) UnmarshalText(text []byte) error { return oneOf(s, text, "way to sleep", sleeps()) }
 
+// UnmarshalText reads a version of TLS.
+func (v *TLSVersion) UnmarshalText(text []byte) error {
+	return oneOf(v, text, "version of TLS", tlsVersions())
+}
+
+// UnmarshalText reads whether clients need a certificate.
+func (c *ClientCert) UnmarshalText(text []byte) error {
+	return oneOf(c, text, "way to look at clients' certificates", clientCerts())
+}
+
+func tlsVersions() []TLSVersion { return []TLSVersion{TLS12, TLS13} }
+func clientCerts() []ClientCert { return []ClientCert{ClientCertRequired, ClientCertOptional} }
+
 func engines() []Engine { return []Engine{VLLM, SGLang, LlamaCPP, Ollama, TGI, Triton, HTTP} }
 func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks} }
 

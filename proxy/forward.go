@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"time"
 
@@ -66,12 +65,11 @@ func (v *visit) broken(what string, cause error) error {
 
 // forward sends the request to the backend of the lease and the answer to the client.
 func (v *visit) forward() error {
-	v.phase = asking
-	name := v.lease.Model.Config.ServedAs
-	if name == "" {
-		name = v.lease.Model.Name
+	if v.call != nil {
+		return v.forwardCall()
 	}
-	v.ask.rename(name)
+	v.phase = asking
+	v.ask.rename(v.servedAs())
 	u, err := v.begin()
 	if err != nil {
 		return err
@@ -87,6 +85,14 @@ func (v *visit) forward() error {
 	}()
 	reusable, err = v.relay(u)
 	return err
+}
+
+// servedAs is what the backend calls the model.
+func (v *visit) servedAs() string {
+	if name := v.lease.Model.Config.ServedAs; name != "" {
+		return name
+	}
+	return v.lease.Model.Name
 }
 
 // begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:
@@ -129,7 +135,10 @@ func (v *visit) put(u *upstream, addr string) error {
 		return err
 	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: addr, length: int64(len(body)), upgrade: v.upgrade}
+	m := message{
+		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
+		proto: v.conn.proto(), addr: addr, length: int64(len(body)), upgrade: v.upgrade,
+	}
 	if v.upload != nil {
 		m.length = v.upload.left
 	}
@@ -283,9 +292,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 // tear makes a break look like one. Where only the end of the connection would end the answer, it is reset.
 func (v *visit) tear(f framing, d *body, err error) error {
 	if f == plain && d.kind != byLength {
-		if socket, ok := v.conn.socket.(*net.TCPConn); ok {
-			socket.SetLinger(0)
-		}
+		v.conn.reset()
 	}
 	return fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
 }
