@@ -120,7 +120,7 @@ func serve(ctx context.Context, s site) error {
 	var keeper *warmpool.Keeper
 	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
 	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, lines, launchers(s), learned, s.log)
-	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Router: lines, TLS: certificates, Log: s.log, Registry: registry})
+	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
 	desk := &http.Server{
 		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -168,7 +168,7 @@ func launchers(s site) warmpool.Launch {
 	}
 }
 
-// follow takes over changes of the file. Addresses, limits and the node's own keys are those of the start.
+// follow takes over changes of the file. Addresses, trusted proxies, limits and the node's own keys are those of the start.
 func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool.Keeper, registry prometheus.Registerer) error {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",

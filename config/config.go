@@ -9,6 +9,10 @@ type Config struct {
 	// Admin is the address of the admin port: status, wake, sleep, stop, metrics and /debug. Default 127.0.0.1:8081.
 	// It must be a loopback address.
 	Admin string `yaml:"admin"`
+	// Trusted lists the proxies in front of us, as networks in CIDR notation or as addresses: what a request from there says of
+	// who forwarded it is kept, X-Forwarded-For is appended to, and the last address in it that is not trusted is the client's.
+	// From everybody else the headers X-Forwarded-* and Forwarded are replaced. Default: none.
+	Trusted []Network `yaml:"trusted,omitempty"`
 	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
 	DrainLimit Duration `yaml:"drain_limit"`
 	// TLS makes the data port speak TLS. Default: none, it speaks in clear. HTTP/2 is understood either way.
@@ -249,6 +253,9 @@ type Hooks struct {
 	// BearerFile is the path of a file whose content is sent as a bearer token.
 	BearerFile string `yaml:"bearer_file,omitempty"`
 }
+
+// Network is a range of addresses, as in 10.0.0.0/8. The zero Network holds none.
+type Network string
 
 // Engine is a kind of model server.
 type Engine string

@@ -15,6 +15,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -22,9 +23,8 @@ import (
 //
 // fasthttp reads requests, but never answers them. A handler that wants heartbeats, streams, trailers, and breaks that
 // look broken writes its answer to the connection itself, with send, from its own goroutine; so does the ErrorHandler.
-// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes. The one exception is the
-// interim "100 Continue" that it writes before it reads a body. That always comes alone: with ReduceMemoryUsage
-// each answer is flushed, and its buffer given back, before the next request is read.
+// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes, the interim "100 Continue"
+// included: Read, which is the gate's, says that when the time has come.
 //
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
@@ -33,17 +33,17 @@ type conn struct {
 	socket   net.Conn // to write to
 	raw      net.Conn // what carries socket: a TLS connection has one below it, else it is socket
 	source   *source
+	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
-	lined    int           // how much of line has come
 	fresh    bool          // nothing has been read
 	headBy   time.Time     // when the first header must be there; zero: fasthttp sees to it
 	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
 	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
-	given    bool   // fasthttp has been given the last that it gets: see takeOver
 	reader   sync.WaitGroup
 
 	gone   chan struct{}
@@ -73,6 +73,7 @@ func newConn(socket net.Conn, ln *listener) *conn {
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
+	c.trusted = ln.trusted.trust(socket.RemoteAddr())
 	if ln.certificates != nil {
 		c.socket = ln.certificates.server(socket)
 		c.Conn = c.socket
@@ -81,7 +82,14 @@ func newConn(socket net.Conn, ln *listener) *conn {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
+	c.limit(ln.limits)
 	return c
+}
+
+// limit bounds the heads of requests.
+func (c *conn) limit(to config.Limits) {
+	c.gate.limit = int(to.Header)
+	c.source.most = c.gate.limit
 }
 
 // readAhead notices a departure where there is no descriptor to watch: by reading at all times. What the client
@@ -94,48 +102,6 @@ func (c *conn) readAhead() {
 		c.hungUp()
 		far.Close()
 	})
-}
-
-// Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
-// instead, into a buffer that is held only until it is taken.
-//
-// A TLS connection has no descriptor that says when there is something to decrypt. Between two requests it waits with
-// fasthttp's one byte, since a buffer would be held all the time.
-func (c *conn) Read(p []byte) (int, error) {
-	if c.given {
-		return 0, io.EOF
-	}
-	first := len(p) == 1 // of a request
-	if c.fresh {
-		c.fresh = false
-		if !c.greet() {
-			return 0, io.EOF
-		}
-	} else if len(c.source.bytes()) == 0 {
-		if !first || c.socket != c.raw {
-			n, err := c.Conn.Read(p)
-			c.remember(first, p[:n])
-			return n, c.noted(err)
-		}
-		if err := c.source.fill(); err != nil {
-			return 0, c.noted(err)
-		}
-	}
-	if first {
-		c.remember(true, c.source.bytes())
-	}
-	n := copy(p, c.source.bytes())
-	c.source.consume(n)
-	return n, nil
-}
-
-// remember keeps how a request begins.
-func (c *conn) remember(first bool, p []byte) {
-	if first {
-		c.lined = 0
-		clear(c.line[:])
-	}
-	c.lined += copy(c.line[c.lined:], p)
 }
 
 // greet reads the first bytes of a connection, which tell what is spoken on it. It says false where no more is to be
@@ -192,15 +158,12 @@ func (c *conn) handshake(t *tls.Conn) bool {
 // methods are how plain HTTP requests begin, as far as the header of a TLS record goes.
 var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
 
-// takeOver reads on from where a request ended, in place of fasthttp, which may have read more already: rest is what it
-// gives a hijacker to read from. What has been read is returned, the source gives the rest.
-func (c *conn) takeOver(rest io.Reader) (early []byte) {
-	c.given = true
-	early, err := io.ReadAll(rest)
-	if err != nil {
-		panic("BUG: what was read already cannot be read: " + err.Error())
+// takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
+func (c *conn) takeOver() {
+	c.Conn.SetReadDeadline(time.Time{}) // that of the head; one that cannot be lifted shows when we read
+	if c.gate.asks && len(c.source.bytes()) == 0 {
+		c.send(goOn) // a client that has left is noticed as such
 	}
-	return early
 }
 
 // noted takes in that the client has gone if that is what err means.
@@ -212,12 +175,7 @@ func (c *conn) noted(err error) error {
 }
 
 // Write is fasthttp's. See conn for what becomes of it.
-func (c *conn) Write(p []byte) (int, error) {
-	if string(p) == "HTTP/1.1 100 Continue\r\n\r\n" {
-		return len(p), c.send(p)
-	}
-	return len(p), nil
-}
+func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
 // send writes to the client. One that does not read for too long has left.
 func (c *conn) send(p []byte) error {
@@ -320,12 +278,13 @@ func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
 // Value is that of a context that has none.
 func (c *conn) Value(any) any { return nil }
 
-// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown.
+// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown. So is one of whose last
+// request something is left unread.
 func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = s == fasthttp.StateActive || s == fasthttp.StateHijacked // see Edge.handle
-	if !c.busy && c.ln.draining() {
+	c.busy = s == fasthttp.StateActive
+	if !c.busy && (c.ln.draining() || s == fasthttp.StateIdle && c.gate.phase != between) {
 		c.raw.Close()
 	}
 }

@@ -37,6 +37,8 @@ type Router interface {
 type Options struct {
 	Limits config.Limits
 	Router Router
+	// Trusted are the proxies whose word on who forwarded a request is believed. If empty, nobody's is.
+	Trusted []config.Network
 	// TLS is what the data port speaks. If nil, it speaks in clear.
 	TLS *Certificates
 	// Log gets one line per request. If nil, nothing is logged.
@@ -51,6 +53,7 @@ type Options struct {
 type Edge struct {
 	limits       config.Limits
 	router       Router
+	trusted      networks
 	certificates *Certificates
 	log          *slog.Logger
 	metrics      *metrics
@@ -77,7 +80,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, router: o.Router, certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
@@ -118,7 +121,6 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                       e.handle,
 		ErrorHandler:                  e.misread,
-		ExpectHandler:                 e.expect,
 		HeaderReceived:                e.headerCame,
 		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
 		Logger:                        fasthttpLog{e.log},
@@ -137,8 +139,7 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	}
 }
 
-// handle is one request, from its head and body to its record. Where we read on behind the head ourselves, fasthttp
-// has to give up the connection first.
+// handle is one request, from its head and body to its record.
 func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	v := e.open(ctx)
 	defer v.close()
@@ -148,23 +149,13 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		v.fail(no)
 		return
 	}
-	if !v.readsOn() {
-		v.answer()
-		return
+	if v.conn.trusted {
+		v.Client = e.trusted.client(&v.head, v.conn.client)
 	}
-	v.taken = true // so that close leaves the visit to whom it is handed over
-	ctx.HijackSetNoResponse(true)
-	ctx.Hijack(func(rest net.Conn) {
-		v.taken = false
-		defer v.close()
-		v.last, v.early = true, v.conn.takeOver(rest)
-		v.answer()
-	})
-}
-
-// answer goes on with a request whose head is all right.
-func (v *visit) answer() {
-	e, ctx := v.edge, v.ctx
+	if v.readsOn() {
+		v.last = true
+		v.conn.takeOver()
+	}
 	if p, ok := listing(ctx, e.router.Models); ok {
 		v.reply(p)
 		return
@@ -192,19 +183,14 @@ func (v *visit) readsOn() bool {
 	return v.upload != nil || v.upgrade != nil
 }
 
-// checkHead refuses what must not reach a backend. fasthttp lets more pass than one should.
+// checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
-	h := &v.ctx.Request.Header
-	if err := v.head.scan(h.RawHeaders()); err != nil {
+	if err := v.head.scan(v.ctx.Request.Header.RawHeaders()); err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
 	switch {
-	case string(h.Protocol()) != "HTTP/1.1" && string(h.Protocol()) != "HTTP/1.0":
-		return badRequest(fasthttp.StatusHTTPVersionNotSupported, "this edge speaks HTTP/1.1 and HTTP/1.0")
 	case v.Method == "CONNECT" || v.Method == "TRACE":
 		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
-	case bytes.ContainsAny(v.head.host, "@/ \t"):
-		return badRequest(fasthttp.StatusBadRequest, "the Host header is not a host")
 	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
 		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
 	}
@@ -227,15 +213,6 @@ func (e *Edge) bodyTime(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	return fasthttp.RequestConfig{ReadTimeout: e.limits.BodyTime.Std()}
 }
 
-// expect spares a client that asks first from sending a body that is too large.
-func (e *Edge) expect(ctx *fasthttp.RequestCtx) int {
-	if int64(ctx.Request.Header.ContentLength()) <= int64(e.limits.Body) {
-		return fasthttp.StatusContinue
-	}
-	e.misread(ctx, fasthttp.ErrBodyTooLarge)
-	return fasthttp.StatusRequestEntityTooLarge
-}
-
 // misread answers a request that could not be read, and has its connection closed.
 func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
 	v := e.open(ctx)
@@ -245,6 +222,10 @@ func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
 		v.recall()
 	}
 	v.ask.api = apiOf(v.path[:v.pathLen])
+	if no := v.conn.gate.no; no != nil {
+		v.fail(no)
+		return
+	}
 	v.fail(e.unreadable(err))
 }
 

@@ -25,6 +25,9 @@ const graceTime = 20 * time.Millisecond
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
 
+// errInterim says that a backend goes on promising an answer.
+var errInterim = errors.New("too many interim answers")
+
 // serve gets the request a slot, has the backend answer it, and gives the slot back.
 func (v *visit) serve() {
 	for tries := 0; ; tries++ {
@@ -134,8 +137,8 @@ func (v *visit) put(u *upstream, addr string) error {
 	}
 	body := v.ask.body()
 	m := message{
-		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, proto: v.conn.proto(), addr: addr,
-		length: int64(len(body)), upgrade: v.upgrade,
+		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
+		proto: v.conn.proto(), addr: addr, length: int64(len(body)), upgrade: v.upgrade,
 	}
 	if v.upload != nil {
 		m.length = v.upload.left
@@ -152,7 +155,7 @@ func (v *visit) put(u *upstream, addr string) error {
 	}
 	u.torn = err != nil || v.upload != nil
 	if v.upload != nil && err == nil {
-		v.upload.start(v.conn, v.early, u)
+		v.upload.start(v.conn, u)
 	}
 	runtime.Gosched() // an answer that comes soon is then read at the first try, without parking
 	if fail := v.fill(u); fail != nil {
@@ -210,16 +213,22 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
 }
 
+// maxInterim is how many interim answers may come before the final one.
+const maxInterim = 16
+
 // readHead reads the head of the final answer, which stays in u's buffer. Of interim ones only early hints are passed on.
 func (v *visit) readHead(u *upstream, a *answer) (int, error) {
-	for {
+	for interim := 0; ; {
 		n, err := a.parse(u.bytes())
 		switch {
 		case err == nil && n > 0 && (a.status >= 200 || a.switches(v.upgrade)):
 			return n, nil
 		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
 			err = errStatus
+		case err == nil && n > 0 && interim == maxInterim:
+			err = errInterim
 		case err == nil && n > 0:
+			interim++
 			if a.status == fasthttp.StatusEarlyHints && v.http1 && !v.begun {
 				if err := v.send(a.appendTo(nil, plain, false)); err != nil {
 					return 0, err

@@ -388,7 +388,7 @@ func TestAShutdownCutsStreamsOverHTTP2(t *testing.T) {
 func TestWhatLooksLikeHTTP2AtFirst(t *testing.T) {
 	r := real(t, answers(t, ok))
 	for text, want := range map[string]int{
-		"PRI * HTTP/2.0\r\nHost: e\r\n\r\n":    400,
+		"PRI * HTTP/2.0\r\nHost: e\r\n\r\n":    505,
 		"PRIX / HTTP/1.1\r\nHost: e\r\n\r\n":   400,
 		"P":                                    0,
 		"\x00 /x HTTP/1.1\r\nHost: e\r\n\r\n":  400, // what becomes of words that are none: see http1Word

@@ -24,6 +24,7 @@ type listener struct {
 	watch        *watch
 	buffers      *buffers
 	metrics      *metrics
+	trusted      networks
 
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by stop
@@ -36,7 +37,7 @@ type listener struct {
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
+		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, from: map[string]int{}, empty: make(chan struct{}),
 	}
 }
@@ -72,6 +73,9 @@ func (l *listener) Accept() (net.Conn, error) {
 // admit makes a conn, or turns the client away.
 func (l *listener) admit(socket net.Conn) *conn {
 	from := addressOf(socket.RemoteAddr())
+	if l.trusted.trust(socket.RemoteAddr()) {
+		from = "" // it speaks for many
+	}
 	l.mu.Lock()
 	full, crowd := len(l.conns) >= l.limits.Connections, from != "" && l.from[from] >= l.limits.ConnectionsPerAddress
 	l.mu.Unlock()

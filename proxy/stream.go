@@ -133,7 +133,9 @@ func (s *stream) writeHead(b []byte) int {
 	}
 	header := s.w.Header()
 	header["Content-Type"] = nil // or else one is guessed
-	a.each(func(name, value []byte) { header.Add(string(name), string(value)) })
+	for name, value := range a.further {
+		header.Add(string(name), string(value))
+	}
 	if a.status < 200 { // a hint of what is to come
 		s.w.WriteHeader(a.status)
 		clear(header)
@@ -147,17 +149,12 @@ func (s *stream) writeHead(b []byte) int {
 	return n
 }
 
-// each calls do with the fields that go further than this hop.
-func (h *head) each(do func(name, value []byte)) {
-	for rest := h.fields; len(rest) > 0; {
-		name, value, next, err := cutField(rest)
-		if err != nil {
-			panic("BUG: a header field that was checked is malformed")
+// further goes through the fields that go further than this hop.
+func (h *head) further(yield func(name, value []byte) bool) {
+	for name, value := range h.each {
+		if !ofThisHop(name) && !h.isNamed(name) && !yield(name, value) {
+			return
 		}
-		if !ofThisHop(name) && !h.isNamed(name) {
-			do(name, value)
-		}
-		rest = next
 	}
 }
 
@@ -185,7 +182,9 @@ func (s *stream) writeTrailer() error {
 	if err := h.scan(s.body.trailer); err != nil {
 		return err
 	}
-	h.each(func(name, value []byte) { s.w.Header().Add(http.TrailerPrefix+string(name), string(value)) })
+	for name, value := range h.further {
+		s.w.Header().Add(http.TrailerPrefix+string(name), string(value))
+	}
 	return nil
 }
 

@@ -59,7 +59,7 @@ func (v *visit) switchOver(u *upstream, a *answer, n int) error {
 	t := newTunnel(v.conn, v.lease.Model.Config.Answer.Upgraded.Std())
 	defer t.end()
 	var in sync.WaitGroup
-	in.Go(func() { v.BytesIn = t.in(u, v.early) })
+	in.Go(func() { v.BytesIn = t.in(u) })
 	err := t.out(v, u)
 	in.Wait()
 	if left := v.conn.Err(); left != nil {
@@ -81,13 +81,7 @@ func newTunnel(c *conn, limit time.Duration) *tunnel {
 }
 
 // in passes on what the client sends. Where the backend has stopped reading, out finds out what that means.
-func (t *tunnel) in(u *upstream, early []byte) (sent int64) {
-	if len(early) > 0 {
-		n, err := u.Write(early)
-		if sent = int64(n); err != nil {
-			return sent
-		}
-	}
+func (t *tunnel) in(u *upstream) (sent int64) {
 	for {
 		b, err := t.conn.source.more()
 		if errors.Is(err, io.EOF) && t.endHalf(u.Conn) {

@@ -17,7 +17,7 @@ import (
 // An upload is a request's body that passes through as it comes, since it is large and need not be read to find the
 // model. It cannot be sent twice. While it goes on the answer may begin, and once that is complete it ends.
 //
-// The connection serves no other request: fasthttp has given it up.
+// The connection serves no other request: see conn.takeOver.
 type upload struct {
 	left    int64         // bytes of the body
 	limit   time.Duration // for the client to send it, from when a backend reads
@@ -38,15 +38,15 @@ func namedWithoutBody(h *fasthttp.RequestHeader) bool {
 	return len(name) > 0 && !apiOf(path).streams()
 }
 
-// start sends what is early and then what the client sends, until it is stopped.
-func (up *upload) start(c *conn, early []byte, u *upstream) {
+// start passes on what the client sends, until it is stopped.
+func (up *upload) start(c *conn, u *upstream) {
 	end, due := time.Now().Add(up.limit), u.due
 	err := c.unlessGone(func() error { return errors.Join(u.SetWriteDeadline(due), c.Conn.SetReadDeadline(end)) })
 	if err != nil {
 		return // the answer will not come either
 	}
 	up.running.Go(func() {
-		err := up.pass(early, u)
+		var err error
 		for err == nil && up.left > 0 {
 			var b []byte
 			if b, err = c.source.more(); err != nil {
@@ -60,9 +60,6 @@ func (up *upload) start(c *conn, early []byte, u *upstream) {
 }
 
 func (up *upload) pass(b []byte, u net.Conn) error {
-	if len(b) == 0 {
-		return nil
-	}
 	n, err := u.Write(b[:min(int64(len(b)), up.left)])
 	up.left -= int64(n)
 	return err

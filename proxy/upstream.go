@@ -50,8 +50,11 @@ type upstreams struct {
 func (p *upstreams) get(ctx context.Context, l *router.Lease, fresh bool) (*upstream, error) {
 	addr := l.Backend.Addr
 	if !fresh {
-		if u := p.take(addr); u != nil {
-			return u, nil
+		for u := p.take(addr); u != nil; u = p.take(addr) {
+			if u.quiet() {
+				return u, nil
+			}
+			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
 	c, raw, err := p.open(ctx, addr, configured(l), "http/1.1")

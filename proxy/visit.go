@@ -73,9 +73,7 @@ type visit struct {
 	http1 bool // the client speaks HTTP/1.1, not 1.0
 
 	end     time.Time // when the backend must be done
-	taken   bool      // the handler goes on in another goroutine
 	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
-	early   []byte    // what followed the request, where we have taken over the connection
 	upload  *upload   // of a body that was not read before; nil: it was
 
 	known string // the model's own name, once it is certain that there is one
@@ -159,9 +157,6 @@ func (v *visit) close() {
 	if p := recover(); p != nil {
 		v.Outcome, v.Code, v.last = router.Broken, "", true
 		v.edge.log.Error("handler panicked", "request", v.name(), "panic", p, "stack", string(debug.Stack()))
-	}
-	if v.taken {
-		return
 	}
 	v.release()
 	e := v.edge
