@@ -139,7 +139,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 // handshake is TLS's. It may take as long as a header.
 func (c *conn) handshake(t *tls.Conn) bool {
 	t.SetDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
-	err := t.Handshake()
+	err := t.HandshakeContext(c)
 	t.SetDeadline(time.Time{})
 	c.Conn.SetReadDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
 	if err == nil {

@@ -178,23 +178,26 @@ func TestWhatTheEdgeAnswersOfItself(t *testing.T) {
 
 func TestRefusedCalls(t *testing.T) {
 	g := newGRPCRig(t, withModel(func(m *config.Model) { m.Line.Requests = 0 }))
-	named := metadata.AppendToOutgoingContext(t.Context(), "x-pilotlight-model", "m")
 	for name, test := range map[string]struct {
-		ctx           context.Context
+		named         string // in the metadata
 		model, tensor string
 		want          codes.Code
 		reason        string
 		outcome       router.Outcome
 	}{
-		"an unknown model":         {t.Context(), "x", "", codes.NotFound, `no model is called "x"; GET /v1/models lists those there are`, router.Refused},
-		"no model":                 {t.Context(), "", "", codes.InvalidArgument, "the call names no model; name one", router.Refused},
-		"too large":                {t.Context(), "m", strings.Repeat("x", 2<<20), codes.ResourceExhausted, "the body is larger than the limit", router.Refused},
-		"the model server's error": {t.Context(), "m", "fail", codes.Internal, "100% out of memory\n", router.Broken},
-		"a model by metadata":      {named, "n", "", codes.NotFound, "unknown model: n", router.OK}, // the message is the server's business
+		"an unknown model":         {"", "x", "", codes.NotFound, `no model is called "x"; GET /v1/models lists those there are`, router.Refused},
+		"no model":                 {"", "", "", codes.InvalidArgument, "the call names no model; name one", router.Refused},
+		"too large":                {"", "m", strings.Repeat("x", 2<<20), codes.ResourceExhausted, "the body is larger than the limit", router.Refused},
+		"the model server's error": {"", "m", "fail", codes.Internal, "100% out of memory\n", router.Broken},
+		"a model by metadata":      {"m", "n", "", codes.NotFound, "unknown model: n", router.OK}, // the message is the server's business
 	} {
 		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			if test.named != "" {
+				ctx = metadata.AppendToOutgoingContext(ctx, "x-pilotlight-model", test.named)
+			}
 			before := len(g.edge.Visits())
-			_, err := g.infer(test.ctx, test.model, test.tensor)
+			_, err := g.infer(ctx, test.model, test.tensor)
 			if s := status.Convert(err); s.Code() != test.want || !strings.HasPrefix(s.Message(), test.reason) {
 				t.Errorf("got %v", err)
 			}
