@@ -145,6 +145,31 @@ func TestRequestsOverTLS(t *testing.T) {
 	}
 }
 
+func TestAConnectionWithoutADescriptorHoldsNoBufferWhileItIdles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		s := newSource(near, &buffers{})
+		came := make(chan error)
+		go func() { came <- s.sip() }()
+		synctest.Wait()
+		if s.buf != nil {
+			t.Error("it holds a buffer")
+		}
+		go io.WriteString(far, "ab")
+		if err := <-came; err != nil || string(s.bytes()) != "a" {
+			t.Errorf("got %q, %v", s.bytes(), err)
+		}
+		if err := s.sip(); err != nil || string(s.bytes()) != "ab" {
+			t.Errorf("got %q, %v", s.bytes(), err)
+		}
+		s.consume(2)
+		far.Close()
+		if err := s.sip(); err != io.EOF || s.buf != nil {
+			t.Errorf("got %v, want EOF", err)
+		}
+	})
+}
+
 func TestADepartureOverTLSIsNoticed(t *testing.T) {
 	for _, how := range []string{"closes", "half-closes", "resets"} {
 		t.Run("the client "+how, func(t *testing.T) {

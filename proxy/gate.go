@@ -113,7 +113,7 @@ func (c *conn) readFirst(p []byte) (int, error) {
 			empty++
 			c.source.consume(len(crlf))
 		case len(b) == 0, len(b) == 1 && b[0] == '\r' && empty < maxEmpty:
-			if err := c.source.fill(); err != nil {
+			if err := c.source.sip(); err != nil {
 				return 0, c.noted(err)
 			}
 		case b[0] == '\r', b[0] == '\n':

@@ -41,6 +41,7 @@ type source struct {
 	pool   *buffers
 	most   int // how much may be unread at once, in bytes; at least bufferSize
 	buf    *[]byte
+	first  [1]byte               // see sip
 	r, w   int                   // buf[r:w] is unread
 	try    func(fd uintptr) bool // readNow; a field, so that it is allocated once
 	n      int                   // result of try
@@ -118,6 +119,23 @@ func (s *source) fill() error {
 	}
 	if s.r == s.w {
 		s.drop()
+	}
+	return err
+}
+
+// sip is fill for waits that may be long: where there is no descriptor it holds one byte of its own meanwhile, not a buffer.
+func (s *source) sip() error {
+	if s.raw != nil || s.buf != nil {
+		return s.fill()
+	}
+	n, err := s.conn.Read(s.first[:])
+	if n > 0 {
+		s.buf = s.pool.get()
+		s.r, s.w = 0, copy(*s.buf, s.first[:n])
+		return nil
+	}
+	if err == nil {
+		err = io.EOF
 	}
 	return err
 }
