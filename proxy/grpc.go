@@ -53,11 +53,11 @@ func (e *Edge) handleCall(c *conn, s *stream) {
 	defer v.close()
 	v.http1, v.call = true, &call{stream: s, streams: path != kserveService+"ModelInfer"}
 	v.ask.api = gRPC
-	answer, no := v.readCall(path)
+	answer, err := v.readCall(path)
 	v.Model = v.ask.model
 	switch {
-	case no != nil:
-		v.fail(no)
+	case err != nil:
+		v.fail(err)
 	case answer != nil:
 		v.answerCall(answer)
 	default:
@@ -72,6 +72,13 @@ var yes = []byte{0x08, 0x01}
 // readCall finds the model that a call is for. What is asked of the edge and not of a model has its answer; none of that
 // wakes anything.
 func (v *visit) readCall(path string) (answer []byte, _ error) {
+	_, fields, _ := bytes.Cut(v.call.stream.in, crlf)
+	if err := v.head.scan(fields); err != nil {
+		return nil, badRequest(fasthttp.StatusBadRequest, "%v", err)
+	}
+	if v.conn.trusted {
+		v.Client = v.edge.trusted.client(&v.head, v.conn.client)
+	}
 	method, ok := strings.CutPrefix(path, kserveService)
 	switch {
 	case path == "/grpc.health.v1.Health/Check", ok && (method == "ServerLive" || method == "ServerReady"):
@@ -251,19 +258,16 @@ func (m *messages) Close() error {
 
 // headCall says what a backend is told of the call.
 func (v *visit) headCall(req *http.Request) {
-	r := v.call.stream.r
-	for name, values := range r.Header {
-		if n := []byte(name); !ofThisHop(n) && !ofTheEdge(n) {
-			req.Header[name] = values
-		}
+	m := message{head: &v.head, client: v.conn.client, trusted: v.conn.trusted, proto: v.conn.proto()}
+	var fields head
+	if err := fields.scan(m.appendFields(nil)); err != nil {
+		panic("BUG: a header that was checked is malformed: " + err.Error())
 	}
-	req.Host = r.Host
+	for name, value := range fields.each {
+		req.Header.Add(string(name), string(value))
+	}
 	req.Header.Set("Te", "trailers")
-	req.Header.Set("X-Forwarded-For", v.conn.client)
-	req.Header.Set("X-Forwarded-Proto", v.conn.proto())
-	if r.Host != "" {
-		req.Header.Set("X-Forwarded-Host", r.Host)
-	}
+	req.Host = v.call.stream.r.Host
 }
 
 // relayCall passes the answer on, every message as soon as it comes. Where it breaks off the client is told by a status of

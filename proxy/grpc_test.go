@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"pilotlight/config"
@@ -143,6 +144,41 @@ func TestManyCallsAtOnce(t *testing.T) {
 		}
 	}
 	g.idle()
+}
+
+func TestWhatABackendIsToldOfACall(t *testing.T) {
+	for name, test := range map[string]struct {
+		trusted []config.Network
+		want    string
+	}{
+		"by anybody":         {nil, "127.0.0.1"},
+		"by a trusted proxy": {[]config.Network{"127.0.0.0/8"}, "6.6.6.6, 127.0.0.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := make(chan metadata.MD, 1)
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := newGRPCRig(t, withGRPC(ln.Addr().String()), func(_ *rig, o *Options) { o.Trusted = test.trusted })
+			listen := func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+				md, _ := metadata.FromIncomingContext(ctx)
+				told <- md
+				return ctx, nil
+			}
+			server := g.protocol.NewServer("served", nil, grpc.InTapHandle(listen))
+			go server.Serve(ln)
+			t.Cleanup(server.Stop)
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "x-forwarded-for", "6.6.6.6", "x-mine", "1", "blob-bin", "\x00\xff")
+			if _, err := g.infer(ctx, "m", "hello"); err != nil {
+				t.Fatal(err)
+			}
+			md := within(t, told)
+			if got := strings.Join(md["x-forwarded-for"], "|"); got != test.want || md["x-forwarded-proto"][0] != "http" || md["x-mine"][0] != "1" || md["blob-bin"][0] != "\x00\xff" || len(md["connection"]) > 0 {
+				t.Errorf("got %v", md)
+			}
+		})
+	}
 }
 
 func TestCallsOverTLS(t *testing.T) {

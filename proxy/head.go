@@ -209,15 +209,10 @@ type message struct {
 func (m *message) appendTo(dst []byte) []byte {
 	dst = append(append(dst, m.method...), ' ')
 	dst = append(append(dst, m.target...), " HTTP/1.1\r\n"...)
-	ours := ofTheEdge
-	if m.trusted {
-		ours = ofAProxy
-	}
-	dst = m.head.appendFields(dst, ours)
+	dst = m.appendFields(dst)
 	if m.head.host == nil {
 		dst = appendField(dst, "Host", m.addr)
 	}
-	dst = m.appendForwarded(dst)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
 		dst = appendLength(dst, m.length)
 	}
@@ -225,6 +220,15 @@ func (m *message) appendTo(dst []byte) []byte {
 		dst = appendUpgrade(dst, m.upgrade)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// appendFields appends the client's fields, and who forwarded the request.
+func (m *message) appendFields(dst []byte) []byte {
+	ours := ofTheEdge
+	if m.trusted {
+		ours = ofAProxy
+	}
+	return m.appendForwarded(m.head.appendFields(dst, ours))
 }
 
 // answer is the head of a backend's answer.
