@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -99,9 +100,9 @@ func (v *visit) servedAs() string {
 // nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
 // is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	addr, limit := v.lease.Backend.Addr, connectTime(&v.lease)
+	addr := v.lease.Backend.Addr
 	for again := v.upload != nil; ; again = true { // an upload cannot be repeated: it gets a connection that never idled
-		u, err := v.edge.upstreams.get(v.conn, addr, again, limit)
+		u, err := v.edge.upstreams.get(v.conn, &v.lease, again)
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
@@ -174,14 +175,14 @@ func (v *visit) begins(u *upstream) error {
 	return v.await(u, now, due)
 }
 
-// connectTime is how long connecting to the backend of a lease may take.
-func connectTime(l *router.Lease) time.Duration {
+// configured is what the configuration says of a lease's backend, which may have just left it.
+func configured(l *router.Lease) config.Backend {
 	for i := range l.Model.Config.Backends {
 		if b := &l.Model.Config.Backends[i]; b.Name == l.Backend.ID {
-			return b.ConnectTime.Std()
+			return *b
 		}
 	}
-	return dialTime // it has just left the configuration
+	return config.Backend{ConnectTime: config.Duration(dialTime)}
 }
 
 // relay passes the answer on. It says whether the connection can serve another request.

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"pilotlight/config"
+	"pilotlight/router"
 )
 
 // Bounds of connections to backends. Those that idle are kept per address.
@@ -43,8 +46,9 @@ type upstreams struct {
 	shut  bool
 }
 
-// get takes an idle connection to addr, or opens one, within a time, if there is none or fresh is asked for.
-func (p *upstreams) get(ctx context.Context, addr string, fresh bool, limit time.Duration) (*upstream, error) {
+// get takes an idle connection to the backend of a lease, or opens one if there is none or fresh is asked for.
+func (p *upstreams) get(ctx context.Context, l *router.Lease, fresh bool) (*upstream, error) {
+	addr := l.Backend.Addr
 	if !fresh {
 		for u := p.take(addr); u != nil; u = p.take(addr) {
 			if u.quiet() {
@@ -53,18 +57,32 @@ func (p *upstreams) get(ctx context.Context, addr string, fresh bool, limit time
 			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	c, err := p.dial(ctx, addr)
+	c, raw, err := p.open(ctx, addr, configured(l), "http/1.1")
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			p.closeAll(func(u *upstream) bool { return u.addr == addr })
 		}
-		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+		return nil, err
 	}
 	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr}
-	u.key = p.watch.add(u.raw, func() { p.backendLeft(u) })
+	u.key = p.watch.add(raw, func() { p.backendLeft(u) })
 	return u, nil
+}
+
+// open connects to a backend, over TLS if it is configured so. Raw is the descriptor below, if there is one.
+func (p *upstreams) open(ctx context.Context, addr string, b config.Backend, protocol string) (c net.Conn, raw syscall.RawConn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.ConnectTime.Std())
+	defer cancel()
+	if c, err = p.dial(ctx, addr); err == nil {
+		raw = rawConn(c)
+		if b.TLS != nil {
+			c, err = b.TLS.Over(ctx, c, addr, protocol)
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	return c, raw, nil
 }
 
 func (p *upstreams) take(addr string) *upstream {
