@@ -71,8 +71,8 @@ func (v *visit) forward() error {
 }
 
 // begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:
-// nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
-// is used until relay is done a departure of the client unblocks it.
+// nothing has been sent, or the backend had closed the idle connection that was used and received nothing. From the moment
+// a connection is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
 	addr := v.lease.Backend.Addr
 	for again := false; ; again = true {
@@ -80,8 +80,6 @@ func (v *visit) begin() (*upstream, error) {
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
-		case err != nil && again:
-			return nil, v.broken("went away", err)
 		case err != nil:
 			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
 		}
@@ -89,13 +87,18 @@ func (v *visit) begin() (*upstream, error) {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
+		untouched := u.untouched()
 		v.edge.upstreams.close(u)
 		if left := v.conn.detach(); left != nil {
 			return nil, left
 		}
-		if !u.reused {
-			return nil, v.broken("closed the connection before it answered", err)
+		if untouched && u.reused {
+			continue
 		}
+		if untouched {
+			err = errors.Join(errUntouched, err)
+		}
+		return nil, v.broken("closed the connection before it answered", err)
 	}
 }
 

@@ -25,6 +25,8 @@ type upstream struct {
 	addr   string
 	key    uint64    // of the watch
 	reused bool      // it served a request before
+	sent   uint64    // bytes written for requests before this one
+	size   uint64    // bytes written for this one
 	torn   bool      // a request could not be written in full
 	since  time.Time // when it began to idle
 	closed bool      // by the backend, idle or not; guarded by upstreams.mu
@@ -63,6 +65,23 @@ func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream
 	return u, nil
 }
 
+// Write is the connection's, counted.
+func (u *upstream) Write(b []byte) (int, error) {
+	n, err := u.Conn.Write(b)
+	u.size += uint64(n)
+	return n, err
+}
+
+// untouched says whether the backend is known to have received nothing of the present request: it closed the idle connection
+// before, as servers do. Its own system would have acknowledged what came, even if the process then died.
+func (u *upstream) untouched() bool {
+	if u.size == 0 {
+		return true
+	}
+	acked, known := bytesAcked(u.raw)
+	return known && acked <= u.sent
+}
+
 func (p *upstreams) take(addr string) *upstream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -79,6 +98,7 @@ func (p *upstreams) take(addr string) *upstream {
 // put keeps a connection for the next request.
 func (p *upstreams) put(u *upstream) {
 	now := time.Now()
+	u.sent, u.size = u.sent+u.size, 0
 	p.mu.Lock()
 	keep := !u.closed && !p.shut && len(p.stack[u.addr]) < maxIdle
 	if keep {
