@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/valyala/fasthttp/fasthttputil"
 
 	"pilotlight/config"
@@ -745,6 +746,32 @@ func TestARequestThatReachedNobodyGoesElsewhere(t *testing.T) {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	r.idle()
+}
+
+func TestARequestThatReachedNobodyTriesEachBackendOnce(t *testing.T) {
+	up := answers(t, ok)
+	var tried []string
+	r := real(t, "", withDial(func(ctx context.Context, addr string) (net.Conn, error) {
+		tried = append(tried, addr)
+		if addr != up {
+			return nil, errors.New("nobody is there")
+		}
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}))
+	r.ready(8, "a", "b", up)
+	c := r.dial()
+	if resp, _ := say(t, c, post("")); resp.StatusCode != 200 || len(tried) != 3 {
+		t.Errorf("got %d after %v", resp.StatusCode, tried)
+	}
+	r.ready(8, "a", "b")
+	say(t, c, post("")) // takes what is left of three retries
+	tried = nil
+	if resp, _ := say(t, c, post("")); resp.StatusCode != 502 || len(tried) != 1 {
+		t.Errorf("got %d after %v, want one try: too many were tried again", resp.StatusCode, tried)
+	}
+	if n := testutil.ToFloat64(r.edge.metrics.retriesDenied); n == 0 {
+		t.Error("nobody counted what was denied")
+	}
 }
 
 func TestABackendThatIsAwayIsSaidToBe(t *testing.T) {

@@ -12,9 +12,6 @@ import (
 	"pilotlight/router"
 )
 
-// elsewhere is how often a request that reached no backend is given to another one.
-const elsewhere = 2
-
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
 
@@ -30,12 +27,23 @@ func (v *visit) serve() {
 			v.release()
 			return
 		}
-		if !errors.Is(err, errUntouched) || tries == elsewhere {
+		if !errors.Is(err, errUntouched) || tries == len(v.tried) || !v.retry() {
 			v.fail(err)
 			return
 		}
+		v.tried[tries] = v.Backend
 		v.release() // as broken
 	}
+}
+
+// retry says whether a request that reached no backend may be given to another one.
+func (v *visit) retry() bool {
+	if !v.lease.Retry() {
+		v.edge.metrics.retriesDenied.Inc()
+		return false
+	}
+	v.edge.metrics.retries.Inc()
+	return true
 }
 
 // broken is the end of a request whose backend failed before its answer began. The client is told what happened,

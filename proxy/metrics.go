@@ -11,13 +11,14 @@ import (
 // metrics count what the edge does. Labels are bounded: only names of known models are used, and outcomes, codes and
 // phases are few.
 type metrics struct {
-	requests    *prometheus.CounterVec
-	firstByte   *prometheus.HistogramVec
-	wait        *prometheus.HistogramVec
-	inFlight    prometheus.Gauge
-	connections prometheus.Gauge
-	heartbeats  prometheus.Counter
-	departures  [phases]prometheus.Counter
+	requests               *prometheus.CounterVec
+	firstByte              *prometheus.HistogramVec
+	wait                   *prometheus.HistogramVec
+	inFlight               prometheus.Gauge
+	connections            prometheus.Gauge
+	heartbeats             prometheus.Counter
+	retries, retriesDenied prometheus.Counter
+	departures             [phases]prometheus.Counter
 
 	mu     sync.RWMutex // guards what follows
 	models map[string]*modelMetrics
@@ -49,13 +50,17 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
 		models:      map[string]*modelMetrics{},
 	}
+	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pilotlight_retries_total", Help: "Requests that reached no backend: given to another one, or denied because too many were.",
+	}, []string{"verdict"})
+	m.retries, m.retriesDenied = retries.WithLabelValues("given"), retries.WithLabelValues("denied")
 	departures := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilotlight_departures_total", Help: "Clients that left, by how far their request was.",
 	}, []string{"phase"})
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, retries, departures)
 	return m
 }
 

@@ -71,6 +71,7 @@ type visit struct {
 	last  bool   // the connection closes afterwards
 	http1 bool   // the client speaks HTTP/1.1, not 1.0
 	known string // the model's own name, once it is certain that there is one
+	tried router.Tried
 }
 
 // record is a Visit as it is kept in the ring: without anything that must be allocated for each request.

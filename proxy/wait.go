@@ -13,7 +13,7 @@ import (
 // acquire gets a lease, waiting in line if it must. A body that no backend could read is refused before it makes one
 // wake up.
 func (v *visit) acquire() error {
-	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn}
+	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried}
 	lease, err := v.edge.router.TryAcquire(req)
 	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {

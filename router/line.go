@@ -21,12 +21,13 @@ type line struct {
 	bytes      int64         // bodies held by waiters
 	warmSince  time.Time     // since when some backend is ready, without a break; zero: none is
 	hold       time.Duration // how long a request keeps its slot, learned
-	closed     *Refusal      // why nobody may wait any more
+	retries    retries
+	closed     *Refusal // why nobody may wait any more
 }
 
 // waiter is one request in line.
 type waiter struct {
-	bytes int64
+	req   Request
 	since time.Time
 	cold  bool
 	done  chan answer // capacity 1: an answer never blocks
@@ -37,10 +38,12 @@ type answer struct {
 	err   error
 }
 
-func newLine(r *Router, m *Model) *line { return &line{router: r, name: m.Name, model: m} }
+func newLine(r *Router, m *Model) *line {
+	return &line{router: r, name: m.Name, model: m, retries: retries{retryReserve, time.Now()}}
+}
 
 // try takes a free slot if there is one and nobody waits for it.
-func (l *line) try() (Lease, error) {
+func (l *line) try(req Request) (Lease, error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -50,7 +53,7 @@ func (l *line) try() (Lease, error) {
 	if l.waiters.Len() > 0 {
 		return Lease{}, ErrWait
 	}
-	c, why := Pick(l.candidates, now)
+	c, why := Pick(l.candidates, now, req.Not)
 	if c == nil {
 		return Lease{}, ErrWait
 	}
@@ -60,7 +63,7 @@ func (l *line) try() (Lease, error) {
 // acquire waits for a slot. It leaves the line as soon as ctx ends.
 func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 	now := time.Now()
-	w := &waiter{bytes: req.Bytes, since: now, done: make(chan answer, 1)}
+	w := &waiter{req: req, since: now, done: make(chan answer, 1)}
 	l.mu.Lock()
 	if l.closed != nil {
 		defer l.mu.Unlock()
@@ -69,7 +72,7 @@ func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 	limits := l.model.Config.Line
 	w.cold = l.warmSince.IsZero()
 	e := l.waiters.PushBack(w)
-	l.bytes += w.bytes
+	l.bytes += req.Bytes
 	l.serve(now)
 	if l.waiting(w) && (l.waiters.Len() > limits.Requests || l.bytes > int64(limits.Bytes)) {
 		l.leave(e)
@@ -142,7 +145,7 @@ func (l *line) waiting(w *waiter) bool { return len(w.done) == 0 }
 // leave takes a waiter out of the line. l.mu is held.
 func (l *line) leave(e *list.Element) *waiter {
 	w := l.waiters.Remove(e).(*waiter)
-	l.bytes -= w.bytes
+	l.bytes -= w.req.Bytes
 	return w
 }
 
@@ -150,11 +153,12 @@ func (l *line) leave(e *list.Element) *waiter {
 // l.mu is held.
 func (l *line) serve(now time.Time) {
 	for l.waiters.Len() > 0 {
-		c, why := Pick(l.candidates, now)
+		head := l.waiters.Front()
+		c, why := Pick(l.candidates, now, head.Value.(*waiter).req.Not)
 		if c == nil {
 			return
 		}
-		w := l.leave(l.waiters.Front())
+		w := l.leave(head)
 		lease := l.lease(c, why, now)
 		lease.Waited, lease.Cold = now.Sub(w.since), w.cold
 		w.done <- answer{lease: lease}
@@ -206,6 +210,7 @@ func (l *line) observe(m *Model) {
 		}
 	}
 	l.candidates = candidates
+	l.readmit(now)
 	switch {
 	case !warm:
 		l.warmSince = time.Time{}

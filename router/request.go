@@ -10,7 +10,11 @@ import (
 type Request struct {
 	Model string // as the client named it: a model or an alias
 	Bytes int64  // of its body, held while it waits
+	Not   Tried
 }
+
+// Tried are the backends that could not be reached for a request: others come first.
+type Tried [2]string
 
 // Outcome is how a request ended.
 type Outcome uint8

@@ -90,7 +90,7 @@ func (r *Router) TryAcquire(req Request) (Lease, error) {
 	if !ok {
 		return Lease{}, unknownModel(req.Model)
 	}
-	return m.line.try()
+	return m.line.try(req)
 }
 
 // Acquire takes a slot, in line behind those who came before and waking a backend if need be. It ends with a
