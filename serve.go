@@ -101,6 +101,7 @@ func serve(ctx context.Context, s site) error {
 
 	var keeper *warmpool.Keeper
 	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
+	lines.Held = s.cfg.Limits.Held
 	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, lines, launchers(s), learned, s.log)
 	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Router: lines, Log: s.log, Registry: registry})
 	desk := &http.Server{

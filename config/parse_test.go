@@ -63,7 +63,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 	set := map[string]bool{}
 	changedKeys(set, reflect.ValueOf(*cfg))
-	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}} {
+	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(typ)) {
 			if key := reflect.TypeOf(typ).Name() + "." + f.Name; !set[key] {
 				t.Errorf("%s is as it would be without the file", key)
@@ -120,7 +120,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 		Listen: "127.0.0.1:8080", Admin: "127.0.0.1:8081", DrainLimit: Duration(30 * time.Second),
 		Limits: Limits{
 			Body: 64 * MiB, Header: 64 * KiB, Connections: 65536, HeaderTime: Duration(10 * time.Second),
-			BodyTime: Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
+			BodyTime: Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute), Held: GiB,
 		},
 		Node: Node{Name: host, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight"},
 		Models: map[string]Model{"llama": {

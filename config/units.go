@@ -140,6 +140,13 @@ func (e *Engine) UnmarshalText(text []byte) error { return oneOf(e, text, "engin
 // UnmarshalText reads the name of a way to sleep.
 func (s *Sleep) UnmarshalText(text []byte) error { return oneOf(s, text, "way to sleep", sleeps()) }
 
+// UnmarshalText reads a reason to overflow.
+func (w *OverflowWhen) UnmarshalText(text []byte) error {
+	return oneOf(w, text, "reason to overflow", reasons())
+}
+
+func reasons() []OverflowWhen { return []OverflowWhen{OverflowCold, OverflowFull} }
+
 func engines() []Engine { return []Engine{VLLM, SGLang, LlamaCPP, Ollama, TGI, Triton, HTTP} }
 func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks} }
 

@@ -123,6 +123,7 @@ func refusals(t *testing.T) []struct {
 		{"The model's name is too long", said(chat, `{"model":"`+strings.Repeat("m", maxName+1)+`"}`)},
 		{"The body is over the limit", no(413, router.BodyTooLarge, 0, "the body is larger than the limit of 64MiB")},
 		{"The line is full", no(429, router.LineFull, 12*time.Second, "the line for llama-8b is full; ask again later")},
+		{"All lines together hold too much", no(429, router.LineFull, 12*time.Second, "this edge holds as much for requests that wait as it may; ask again later")},
 		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "llama-8b-0 exited with status 1 while it woke: CUDA out of memory")},
 		{"The wake stalled", no(503, router.WakeStalled, 30*time.Second, "llama-8b-0 made no progress for 2m0s while it woke")},
 		{"It waited too long for a slot", no(503, router.WaitTooLong, 8*time.Second, "no slot of llama-8b was free within 5m0s; ask again later")},

@@ -38,6 +38,10 @@ func (v *visit) serve() {
 
 // retry says whether a request that reached no backend may be given to another one.
 func (v *visit) retry() bool {
+	if v.to.away != nil {
+		v.stayed = true // ours will be there sooner or later
+		return true
+	}
 	if !v.lease.Retry() {
 		v.edge.metrics.retriesDenied.Inc()
 		return false
@@ -50,18 +54,14 @@ func (v *visit) retry() bool {
 // the record also keeps the cause.
 func (v *visit) broken(what string, cause error) error {
 	return fmt.Errorf("%w: %w", &router.Refusal{
-		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
+		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.to.id + " " + what,
 	}, cause)
 }
 
 // forward sends the request to the backend of the lease and the answer to the client.
 func (v *visit) forward() error {
 	v.phase = asking
-	name := v.lease.Model.Config.ServedAs
-	if name == "" {
-		name = v.lease.Model.Name
-	}
-	v.ask.rename(name)
+	v.ask.rename(v.to.model)
 	u, err := v.begin()
 	if err != nil {
 		return err
@@ -82,16 +82,15 @@ func (v *visit) forward() error {
 // nothing has been sent, or the backend had closed the idle connection that was used and received nothing. From the moment
 // a connection is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	addr := v.lease.Backend.Addr
 	for again := false; ; again = true {
-		u, err := v.edge.upstreams.get(v.conn, addr, again)
+		u, err := v.edge.upstreams.get(v.conn, &v.to, again)
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
 		case err != nil:
 			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
 		}
-		if err = v.put(u, addr); err == nil {
+		if err = v.put(u); err == nil {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
@@ -112,14 +111,19 @@ func (v *visit) begin() (*upstream, error) {
 
 // put writes the request and waits for the first byte. A backend may answer before it has read everything, so an
 // answer counts even where writing failed.
-func (v *visit) put(u *upstream, addr string) error {
+func (v *visit) put(u *upstream) error {
 	if err := v.conn.attach(u.Conn); err != nil {
 		return err
 	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: addr, length: len(body)}
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: v.to.addr, length: len(body)}
 	b := v.edge.buffers.get()
-	dst := m.appendTo((*b)[:0])
+	dst := (*b)[:0]
+	if v.to.away == nil {
+		dst = m.appendTo(dst)
+	} else {
+		dst = v.to.away.appendTo(dst, &m)
+	}
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil
 	}
@@ -234,7 +238,7 @@ func (v *visit) tear(f framing, d *body, err error) error {
 			socket.SetLinger(0)
 		}
 	}
-	return fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
+	return fmt.Errorf("backend %s broke off its answer: %w", v.to.id, err)
 }
 
 // maxTold is how much of a backend's error is told in an event.

@@ -17,6 +17,7 @@ type metrics struct {
 	inFlight               prometheus.Gauge
 	connections            prometheus.Gauge
 	heartbeats             prometheus.Counter
+	overflows              *prometheus.CounterVec
 	retries, retriesDenied prometheus.Counter
 	departures             [phases]prometheus.Counter
 
@@ -50,6 +51,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
 		models:      map[string]*modelMetrics{},
 	}
+	m.overflows = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pilotlight_overflows_total", Help: "Requests that were sent to another upstream because their model was cold or its line full.",
+	}, []string{"model"})
 	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilotlight_retries_total", Help: "Requests that reached no backend: given to another one, or denied because too many were.",
 	}, []string{"verdict"})
@@ -60,7 +64,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, retries, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.overflows, retries, departures)
 	return m
 }
 

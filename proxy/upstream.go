@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -22,7 +23,8 @@ const (
 type upstream struct {
 	net.Conn
 	*source
-	addr   string
+	addr   string // and what else makes it different from others
+	socket syscall.RawConn
 	key    uint64    // of the watch
 	reused bool      // it served a request before
 	sent   uint64    // bytes written for requests before this one
@@ -44,8 +46,9 @@ type upstreams struct {
 	shut  bool
 }
 
-// get takes an idle connection to addr, or opens one if there is none or fresh is asked for.
-func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream, error) {
+// get takes an idle connection, or opens one if there is none or fresh is asked for.
+func (p *upstreams) get(ctx context.Context, to *hop, fresh bool) (*upstream, error) {
+	addr := to.pool()
 	if !fresh {
 		if u := p.take(addr); u != nil {
 			return u, nil
@@ -53,16 +56,26 @@ func (p *upstreams) get(ctx context.Context, addr string, fresh bool) (*upstream
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	c, err := p.dial(ctx, addr)
+	c, err := p.open(ctx, to)
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			p.closeAll(func(u *upstream) bool { return u.addr == addr })
 		}
 		return nil, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr}
-	u.key = p.watch.add(u.raw, func() { p.backendLeft(u) })
+	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr, socket: rawConn(c)}
+	if t, ok := c.(*tls.Conn); ok {
+		u.socket = rawConn(t.NetConn())
+	}
+	u.key = p.watch.add(u.socket, func() { p.backendLeft(u) })
 	return u, nil
+}
+
+func (p *upstreams) open(ctx context.Context, to *hop) (net.Conn, error) {
+	if to.away != nil {
+		return to.away.dial(ctx, p.dial)
+	}
+	return p.dial(ctx, to.addr)
 }
 
 // Write is the connection's, counted.
@@ -78,7 +91,7 @@ func (u *upstream) untouched() bool {
 	if u.size == 0 {
 		return true
 	}
-	acked, known := bytesAcked(u.raw)
+	acked, known := bytesAcked(u.socket)
 	return known && acked <= u.sent
 }
 
@@ -99,6 +112,9 @@ func (p *upstreams) take(addr string) *upstream {
 func (p *upstreams) put(u *upstream) {
 	now := time.Now()
 	u.sent, u.size = u.sent+u.size, 0
+	if _, secure := u.Conn.(*tls.Conn); secure { // more was sent than was written
+		u.sent, _ = bytesAcked(u.socket)
+	}
 	p.mu.Lock()
 	keep := !u.closed && !p.shut && len(p.stack[u.addr]) < maxIdle
 	if keep {

@@ -30,7 +30,8 @@ type Visit struct {
 	Reason    string         `json:"reason,omitempty"`
 	Waited    time.Duration  `json:"waited_ns"` // in line
 	Cold      bool           `json:"cold"`
-	FirstByte time.Duration  `json:"first_byte_ns"` // of the backend's answer, after At; 0: none came
+	Overflow  bool           `json:"overflow,omitempty"` // Backend is the upstream that the model overflows to
+	FirstByte time.Duration  `json:"first_byte_ns"`      // of the backend's answer, after At; 0: none came
 	Total     time.Duration  `json:"total_ns"`
 	BytesIn   int64          `json:"bytes_in"`  // of the request's body
 	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
@@ -59,19 +60,21 @@ func (p phase) String() string { return [...]string{"request", "line", "first_by
 // visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
 type visit struct {
 	record
-	edge  *Edge
-	conn  *conn
-	ctx   *fasthttp.RequestCtx
-	head  head
-	ask   ask
-	lease router.Lease
-	held  bool // lease is to be released
-	phase phase
-	begun bool   // headers of a stream are out: heartbeats
-	last  bool   // the connection closes afterwards
-	http1 bool   // the client speaks HTTP/1.1, not 1.0
-	known string // the model's own name, once it is certain that there is one
-	tried router.Tried
+	edge   *Edge
+	conn   *conn
+	ctx    *fasthttp.RequestCtx
+	head   head
+	ask    ask
+	lease  router.Lease
+	held   bool // lease is to be released
+	phase  phase
+	begun  bool   // headers of a stream are out: heartbeats
+	last   bool   // the connection closes afterwards
+	http1  bool   // the client speaks HTTP/1.1, not 1.0
+	known  string // the model's own name, once it is certain that there is one
+	tried  router.Tried
+	to     hop
+	stayed bool // it could not overflow, and does not try again
 }
 
 // record is a Visit as it is kept in the ring: without anything that must be allocated for each request.
@@ -182,7 +185,7 @@ func (v *visit) log(log *slog.Logger) {
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
-		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Float64("first_byte_ms", ms(v.FirstByte)),
+		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Bool("overflow", v.Overflow), slog.Float64("first_byte_ms", ms(v.FirstByte)),
 		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
 		slog.String("client", v.Client))
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"strings"
 	"sync"
@@ -10,7 +11,7 @@ import (
 	"pilotlight/router"
 )
 
-// acquire gets a lease, waiting in line if it must. A body that no backend could read is refused before it makes one
+// acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is refused before it makes one
 // wake up.
 func (v *visit) acquire() error {
 	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried}
@@ -20,15 +21,22 @@ func (v *visit) acquire() error {
 			return no
 		}
 		v.phase = inLine
+		req.Overflow = v.mayOverflow()
+		since := time.Now()
 		lease, err = v.wait(req)
+		if err == router.ErrOverflow {
+			v.Waited += time.Since(since)
+			return v.overflow()
+		}
 	}
 	if err != nil {
 		return err
 	}
 	v.lease, v.held = lease, true
+	v.to = hop{id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name)}
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
 	v.Waited += lease.Waited
-	v.Cold = v.Cold || lease.Cold
+	v.Cold, v.Overflow = v.Cold || lease.Cold, false
 	return nil
 }
 
