@@ -9,6 +9,9 @@ type Config struct {
 	// Admin is the address of the admin port: status, wake, sleep, stop, metrics and /debug. Default 127.0.0.1:8081.
 	// It must be a loopback address.
 	Admin string `yaml:"admin"`
+	// ReusePort lets another pilotlight listen on the data port at the same time, as an upgrade without a lost request wants it: start
+	// the new one, then stop the old one. Linux only. Default false: a second one says that the port is taken.
+	ReusePort bool `yaml:"reuse_port"`
 	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
 	DrainLimit Duration `yaml:"drain_limit"`
 	// Limits bound what a client may send and how slowly.

@@ -42,6 +42,7 @@ type conn struct {
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
+	idle     time.Time  // since when it is not, if that came to be during a shutdown
 }
 
 var _ context.Context = (*conn)(nil)
@@ -193,8 +194,12 @@ func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
-	if !c.busy && c.ln.draining() {
+	switch {
+	case c.busy:
+	case c.ln.parts():
 		c.socket.Close()
+	case c.ln.draining():
+		c.idle = time.Now()
 	}
 }
 
@@ -225,10 +230,13 @@ func (c *conn) Close() error {
 }
 
 // closeIdle closes a connection on which nothing is in flight.
-func (c *conn) closeIdle() {
+func (c *conn) closeIdle() { c.closeIdleSince(time.Now()) }
+
+// closeIdleSince closes a connection on which nothing has been in flight since then.
+func (c *conn) closeIdleSince(then time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.busy {
+	if !c.busy && !c.idle.After(then) {
 		c.socket.Close()
 	}
 }

@@ -151,7 +151,7 @@ func (v *visit) close() {
 	}
 	v.release()
 	e := v.edge
-	if v.last || v.conn.Err() != nil || v.conn.ln.draining() {
+	if v.last || v.conn.Err() != nil || v.conn.ln.parts() {
 		v.ctx.SetConnectionClose()
 	}
 	v.Total = time.Since(v.At)
