@@ -150,8 +150,10 @@ func (a *away) appendPath(dst, target []byte) []byte {
 
 // keptAtHome names the fields of a request that do not go to a server of somebody else's: all but a few.
 func keptAtHome(name []byte) bool {
-	for _, known := range [...]string{"accept", "accept-encoding", "accept-language", "content-type", "content-encoding",
-		"user-agent", "openai-beta", "idempotency-key"} {
+	for _, known := range [...]string{
+		"accept", "accept-encoding", "accept-language", "content-type", "content-encoding",
+		"user-agent", "openai-beta", "idempotency-key",
+	} {
 		if is(name, known) {
 			return false
 		}

@@ -97,8 +97,17 @@ func TestTenantsTakeTurnsAndHighComesFirst(t *testing.T) {
 		var order []string
 		var all sync.WaitGroup
 		for _, r := range []Request{ // in the order in which they come
-			{Tenant: "a"}, {Tenant: "a"}, {Tenant: "a"}, {Tenant: "b", Priority: Low}, {Tenant: "b"}, {Tenant: "c"}, {Tenant: "b"},
-			{Tenant: "c", Priority: High}, {Tenant: "a"}, {Tenant: "a", Priority: High}, {Tenant: "c", Priority: High},
+			{Tenant: "a"},
+			{Tenant: "a"},
+			{Tenant: "a"},
+			{Tenant: "b", Priority: Low},
+			{Tenant: "b"},
+			{Tenant: "c"},
+			{Tenant: "b"},
+			{Tenant: "c", Priority: High},
+			{Tenant: "a"},
+			{Tenant: "a", Priority: High},
+			{Tenant: "c", Priority: High},
 		} {
 			r.Model = "m"
 			all.Go(func() {
