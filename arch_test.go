@@ -60,7 +60,9 @@ func bareSleeps() map[string]string {
 	return map[string]string{
 		"config/watch_test.go: pass":                                        "called in bubbles only",
 		"config/watch_test.go: TestAFileThatIsStillBeingWrittenIsLeftAlone": "watch makes the bubble",
+		"harness_test.go: eventually":                                       "polls real processes",
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
+		"proxy/patience_test.go: TestABackendThatDoesNotBeginIsGivenUp":     "its backends run in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",
 

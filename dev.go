@@ -46,8 +46,11 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	}
 	defer os.RemoveAll(dir)
 	cfg.Node.StateDir = dir
+	if err := override(cfg, c.Listen, c.Admin); err != nil {
+		return err
+	}
 	return serve(ctx, site{
-		cfg: override(cfg, c.Listen, c.Admin), log: log,
+		cfg: cfg, log: log,
 		stopServers: func() bool { return true },
 		started:     func() { fmt.Printf(welcome, c.Listen, c.Admin, c.Listen, c.Admin) },
 	})

@@ -7,19 +7,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"pilotlight/deploy/tinymodel"
-	"pilotlight/proxy/admin"
 )
 
 // The whole product with nothing made up: the pilotlight binary, Ollama as the model server, and the client libraries that
@@ -113,18 +108,14 @@ func (l *lab) adopts(t *testing.T) {
 	l.wantOneGroup(t, pid)
 }
 
-// lab is what the tests share: programs, two tiny models, and what each of them answers.
+// lab is what the tests share: a real model server, two tiny models, and what each of them answers.
 type lab struct {
-	dir                string
-	pilotlight, ollama string
-	answers            map[string]string
+	dir     string
+	ollama  string // its binary
+	answers map[string]string
 }
 
-// patience bounds every wait for what takes a second at most on a machine that is not busy.
-const patience = 30 * time.Second
-
-// newLab builds pilotlight with the race detector and Ollama from source, installs the client libraries, and makes the models.
-// Only pilotlight is built each time.
+// newLab builds Ollama from source and installs the client libraries, where that has not been done, and makes the models.
 func newLab(t *testing.T) *lab {
 	for tool, use := range map[string]string{
 		"node": "the client libraries run on Node.js 20 or newer", "npm": "it installs the client libraries",
@@ -138,9 +129,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	l := &lab{dir: dir, pilotlight: filepath.Join(dir, "pilotlight"), ollama: filepath.Join(root, "bin", "ollama"), answers: map[string]string{}}
-	run(t, root, nil, "go", "build", "-race", "-o", l.pilotlight, ".")
+	l := &lab{dir: t.TempDir(), ollama: filepath.Join(root, "bin", "ollama"), answers: map[string]string{}}
 	run(t, root, nil, "go", "build", "-C", "deploy/ollama", "-o", l.ollama, "github.com/ollama/ollama")
 	if clients := filepath.Join(root, "deploy", "clients"); !installed(clients) {
 		run(t, clients, nil, "npm", "ci")
@@ -178,7 +167,7 @@ func (l *lab) makeModels(t *testing.T) {
 	if l.answers["tiny-a"] == l.answers["tiny-b"] {
 		t.Fatalf("both models answer %q: nobody could tell one from the other", l.answers["tiny-a"])
 	}
-	ollama.end(t)
+	ollama.end(t, syscall.SIGTERM)
 }
 
 func (l *lab) models() string { return filepath.Join(l.dir, "models") }
@@ -210,50 +199,27 @@ func (l *lab) wantOneGroup(t *testing.T, pid int) {
 	}
 }
 
-// modelServer is one process of an Ollama: the server itself or the runner of a model.
-type modelServer struct{ pid, group int }
-
-// modelServers finds the processes that use the lab's store of models, whoever their parents are: a runner outlives a server that
-// is killed.
-func (l *lab) modelServers(t *testing.T) (found []modelServer) {
+// modelServers finds the processes that use the lab's store of models: a runner outlives a server that is killed.
+func (l *lab) modelServers(t *testing.T) []member {
 	t.Helper()
-	environments, err := filepath.Glob("/proc/[0-9]*/environ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range environments {
-		environ, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(environ), "OLLAMA_MODELS="+l.models()+"\x00") {
-			continue // somebody else's, or gone by now
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if group, err := syscall.Getpgid(pid); err == nil {
-			found = append(found, modelServer{pid, group})
-		}
-	}
-	return found
+	return processes(t, "OLLAMA_MODELS="+l.models())
 }
 
 // serving configures a node on whose GPU only one of the two models fits. When idle, tiny-a is stopped and tiny-b sleeps.
 const serving = `
-listen: %[1]s
-admin: %[2]s
-node: {gpus: [{memory: 1GiB}], state_dir: %[3]q}
+node: {gpus: [{memory: 1GiB}]}
 models:
   tiny-a:
-    idle_time: %[4]s
+    idle_time: %[1]s
     backends:
       - engine: ollama
         process: &ollama
-          command: [%[5]q, serve]
-          env: {OLLAMA_HOST: "127.0.0.1:{port}", OLLAMA_MODELS: %[6]q, HOME: %[7]q}
+          command: [%[2]q, serve]
+          env: {OLLAMA_HOST: "127.0.0.1:{port}", OLLAMA_MODELS: %[3]q, HOME: %[4]q}
         memory: 700MiB
         slots: 2
   tiny-b:
-    idle_time: %[4]s
+    idle_time: %[1]s
     backends:
       - engine: ollama
         process: *ollama
@@ -262,35 +228,10 @@ models:
         slots: 2
 `
 
-// raceOptions have the race detector end pilotlight at the first race, and not hold it for a second when it ends.
-const raceOptions = "GORACE=halt_on_error=1 atexit_sleep_ms=0"
-
-// pilotlight is a running pilotlight serve.
-type pilotlight struct {
-	*process
-	binary string
-	base   string // URL of the data port
-	admin  admin.Client
-}
-
 // serve runs pilotlight. At the end of the test it stops the models by hand and wants nothing to be left of them.
 func (l *lab) serve(t *testing.T, state, idle string) *pilotlight {
 	t.Helper()
-	p := &pilotlight{binary: l.pilotlight, base: "http://" + freeAddr(t), admin: admin.Client{Addr: freeAddr(t)}}
-	file := filepath.Join(t.TempDir(), "pilotlight.yaml")
-	text := fmt.Appendf(nil, serving, strings.TrimPrefix(p.base, "http://"), p.admin.Addr, state, idle, l.ollama, l.models(), l.dir)
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { // whatever else goes wrong
-		for _, m := range l.modelServers(t) {
-			_ = syscall.Kill(m.pid, syscall.SIGKILL)
-		}
-	})
-	p.process = start(t, []string{raceOptions}, l.pilotlight, "serve", "-c", file)
-	eventually(t, "pilotlight is ready", func() bool {
-		return get(t.Context(), "http://"+p.admin.Addr+"/readyz", nil) == nil
-	})
+	p := serve(t, state, fmt.Sprintf(serving, idle, l.ollama, l.models(), l.dir))
 	t.Cleanup(func() {
 		if p.ended() {
 			return
@@ -298,50 +239,8 @@ func (l *lab) serve(t *testing.T, state, idle string) *pilotlight {
 		p.run(t, "stop", "tiny-a")
 		p.run(t, "stop", "tiny-b")
 		l.wantModelServers(t, 0)
-		p.end(t)
 	})
 	return p
-}
-
-// run runs another verb against this pilotlight and returns what it prints.
-func (p *pilotlight) run(t *testing.T, verb string, args ...string) []byte {
-	t.Helper()
-	return run(t, "", []string{raceOptions}, p.binary, append([]string{verb, "--admin", p.admin.Addr}, args...)...)
-}
-
-// backend asks pilotlight status for the only backend of a model.
-func (p *pilotlight) backend(t *testing.T, model string) admin.BackendStatus {
-	t.Helper()
-	var s admin.Status
-	if err := json.Unmarshal(p.run(t, "status", "--json"), &s); err != nil {
-		t.Fatalf("pilotlight status --json: %v", err)
-	}
-	return backendOf(t, s, model)
-}
-
-// await waits until the only backend of a model is in a state.
-func (p *pilotlight) await(t *testing.T, model, state string) (b admin.BackendStatus) {
-	t.Helper()
-	eventually(t, model+" is "+state, func() bool {
-		s, err := p.admin.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		b = backendOf(t, s, model)
-		return b.State == state
-	})
-	return b
-}
-
-func backendOf(t *testing.T, s admin.Status, model string) admin.BackendStatus {
-	t.Helper()
-	for _, m := range s.Models {
-		if m.Name == model && len(m.Backends) == 1 {
-			return m.Backends[0]
-		}
-	}
-	t.Fatalf("got %+v, want it to have one backend of %s", s, model)
-	return admin.BackendStatus{}
 }
 
 // neverBothReady looks again and again until ctx ends.
@@ -364,19 +263,6 @@ func (p *pilotlight) neverBothReady(ctx context.Context) error {
 			return fmt.Errorf("both models are ready at once, want one at most: %+v", s)
 		}
 	}
-}
-
-// lastOutcome is how the latest visit ended; the page has it first.
-func (p *pilotlight) lastOutcome(t *testing.T) string {
-	t.Helper()
-	var visits []struct{ Outcome string }
-	if err := get(t.Context(), "http://"+p.admin.Addr+"/debug/visits", &visits); err != nil {
-		t.Fatal(err)
-	}
-	if len(visits) == 0 {
-		return ""
-	}
-	return visits[0].Outcome
 }
 
 // modelsLoaded asks an Ollama how many models it has in memory.
@@ -446,62 +332,6 @@ func (c client) last(t *testing.T) report {
 	return r
 }
 
-// process is a program that runs beside the test, and no longer than it.
-type process struct{ cmd *exec.Cmd }
-
-func start(t *testing.T, env []string, program string, args ...string) *process {
-	t.Helper()
-	p := &process{exec.Command(program, args...)}
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stdout, p.cmd.Stderr = t.Output(), t.Output()
-	p.cmd.WaitDelay = time.Second
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.kill(t) })
-	return p
-}
-
-func (p *process) ended() bool { return p.cmd.ProcessState != nil }
-
-// end asks it to end and wants it to end well.
-func (p *process) end(t *testing.T) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("end %s: %v", p.cmd.Path, err)
-	}
-	late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
-	defer late.Stop()
-	if err := p.cmd.Wait(); err != nil {
-		t.Errorf("end %s: %v", p.cmd.Path, err)
-	}
-}
-
-// kill ends it on the spot, unless it has ended.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	if p.ended() {
-		return
-	}
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Errorf("kill %s: %v", p.cmd.Path, err)
-	}
-	_ = p.cmd.Wait() // says that it was killed
-}
-
-// run runs a program to its end and returns what it prints.
-func run(t *testing.T, dir string, env []string, program string, args ...string) []byte {
-	t.Helper()
-	cmd := exec.Command(program, args...)
-	cmd.Dir, cmd.Stderr = dir, t.Output()
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", cmd, err, out)
-	}
-	return out
-}
-
 // installed says whether npm ci has seen the lock file as it is now.
 func installed(clients string) bool {
 	lock, err := os.Stat(filepath.Join(clients, "package-lock.json"))
@@ -510,47 +340,4 @@ func installed(clients string) bool {
 	}
 	done, err := os.Stat(filepath.Join(clients, "node_modules", ".package-lock.json"))
 	return err == nil && done.ModTime().After(lock.ModTime())
-}
-
-// eventually looks until something has come true.
-func eventually(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.Now().Add(patience); !true(); <-tick.C {
-		if time.Now().After(late) {
-			t.Fatalf("after %v it is not so that %s", patience, what)
-		}
-	}
-}
-
-// get asks for a page, and reads it into what is not nil.
-func get(ctx context.Context, url string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("GET %s: %s", url, answer.Status)
-	}
-	if into == nil {
-		return nil
-	}
-	return json.NewDecoder(answer.Body).Decode(into)
-}
-
-// freeAddr is a loopback address on which nobody listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -8,7 +8,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -41,18 +40,13 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	told.BindTo(ctx, (*context.Context)(nil))
-	if err := told.Run(logger()); err != nil {
+	log, flush := newLog(ctx)
+	err := told.Run(log)
+	flush()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-}
-
-// logger writes text for people and JSON for machines.
-func logger() *slog.Logger {
-	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-		return slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, nil))
 }
 
 type versionCmd struct{}

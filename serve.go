@@ -40,20 +40,30 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	watch := config.NewWatcher(c.Config, cfg, log) // before anything is overridden: it compares files
-	return serve(ctx, site{
-		cfg: override(cfg, c.Listen, c.Admin), log: log, stopServers: onInterrupt(), watch: watch,
-	})
+	if err := override(cfg, c.Listen, c.Admin); err != nil {
+		return err
+	}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	return serve(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload})
 }
 
-// override puts addresses from the command line in place of the file's.
-func override(cfg *config.Config, listen, admin string) *config.Config {
+// override puts addresses from the command line in place of the file's. The admin port asks nobody who he is, so it is on
+// loopback, whoever says otherwise.
+func override(cfg *config.Config, listen, admin string) error {
 	if listen != "" {
 		cfg.Listen = listen
 	}
-	if admin != "" {
-		cfg.Admin = admin
+	if admin == "" {
+		return nil
 	}
-	return cfg
+	cfg.Admin = admin
+	host, _, err := net.SplitHostPort(admin)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--admin is %s; it must be a loopback address with a port, as in 127.0.0.1:8081", admin)
+	}
+	return nil
 }
 
 // onInterrupt says, when asked, whether there has been a Ctrl-C.
@@ -72,7 +82,8 @@ type site struct {
 	log         *slog.Logger
 	stopServers func() bool     // asked at the end: are model servers to be stopped too
 	watch       *config.Watcher // nil: the configuration never changes
-	started     func()          // called once both ports answer; may be nil
+	reload      <-chan os.Signal
+	started     func() // called once both ports answer; may be nil
 }
 
 // serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
@@ -105,7 +116,7 @@ func serve(ctx context.Context, s site) error {
 	lines.Held = s.cfg.Limits.Held
 	known := &observed{Router: lines, once: make(chan struct{})}
 	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, known, launchers(s), learned, s.log)
-	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Log: s.log, Registry: registry})
+	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, Log: s.log, Registry: registry})
 	desk := &http.Server{
 		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -181,11 +192,8 @@ func launchers(s site) warmpool.Launch {
 	}
 }
 
-// follow takes over changes of the file. Addresses, limits and the node's own keys are those of the start.
+// follow takes over changes of the file. Addresses, trusted proxies, limits and the node's own keys are those of the start.
 func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool.Keeper, registry prometheus.Registerer) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
 	}, func() float64 {
@@ -194,7 +202,7 @@ func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool
 		}
 		return 0
 	}))
-	s.watch.Run(ctx, hup, func(next *config.Config) error {
+	s.watch.Run(ctx, s.reload, func(next *config.Config) error {
 		lines.Update(next.Models)
 		keeper.Update(next.Models)
 		return nil

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -29,14 +30,14 @@ models:
 `
 
 // edition is one of the pilotlights that share a port.
-func edition(t *testing.T, binary, listen, backend string) (p *process, adminAddr string) {
+func edition(t *testing.T, listen, backend string) (p *process, adminAddr string) {
 	t.Helper()
 	adminAddr = freeAddr(t)
 	file := filepath.Join(t.TempDir(), "pilotlight.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, upgraded, listen, adminAddr, t.TempDir(), backend), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p = start(t, []string{raceOptions}, binary, "serve", "-c", file)
+	p = start(t, []string{raceOptions}, binary(t), "serve", "-c", file)
 	eventually(t, "pilotlight is ready", func() bool { return get(t.Context(), "http://"+adminAddr+"/readyz", nil) == nil })
 	return p, adminAddr
 }
@@ -57,16 +58,14 @@ func TestAnUpgradeLosesNothing(t *testing.T) {
 		io.WriteString(w, "the end")
 	}))
 	defer backend.Close()
-	binary := filepath.Join(t.TempDir(), "pilotlight")
-	run(t, "", nil, "go", "build", "-race", "-o", binary, ".")
 	listen := freeAddr(t)
 
-	old, _ := edition(t, binary, listen, backend.Listener.Addr().String())
+	old, _ := edition(t, listen, backend.Listener.Addr().String())
 	l := startLoad(t, "http://"+listen+"/v1/chat/completions")
 	l.await(t, 1000)
-	_, adminAddr := edition(t, binary, listen, backend.Listener.Addr().String())
+	_, adminAddr := edition(t, listen, backend.Listener.Addr().String())
 	l.await(t, 1000)
-	old.end(t)
+	old.end(t, syscall.SIGTERM)
 	l.await(t, 1000)
 	l.stop()
 

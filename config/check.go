@@ -25,6 +25,7 @@ func (c *Config) check(at *place) {
 	}
 	for key, limit := range map[string]int64{
 		"body": int64(c.Limits.Body), "header": int64(c.Limits.Header), "connections": int64(c.Limits.Connections), "write_time": int64(c.Limits.WriteTime),
+		"connections_per_address": int64(c.Limits.ConnectionsPerAddress), "requests_per_connection": int64(c.Limits.RequestsPerConnection),
 		"header_time": int64(c.Limits.HeaderTime), "body_time": int64(c.Limits.BodyTime), "idle_time": int64(c.Limits.IdleTime),
 		"held": int64(c.Limits.Held),
 	} {
@@ -175,6 +176,13 @@ func checkModel(at *place, m Model, node Node) {
 	if m.Overflow != nil {
 		m.Overflow.check(at.below("overflow"))
 	}
+	for key, limit := range map[string]Duration{
+		"first_byte": m.Answer.FirstByte, "between_bytes": m.Answer.BetweenBytes, "total": m.Answer.Total, "upgraded": m.Answer.Upgraded,
+	} {
+		if at := at.below("answer").below(key); limit == 0 && !at.bad {
+			at.problem("answer.%s is 0s; no backend answers as fast", key)
+		}
+	}
 	backends := at.below("backends")
 	for i := range m.Backends {
 		checkBackend(backends.item(i), &m.Backends[i], node)
@@ -218,6 +226,9 @@ func checkBackend(at *place, b *Backend, node Node) {
 	}
 	if b.Slots < 1 {
 		at.below("slots").problem("slots is 0; a backend serves at least one request at once")
+	}
+	if at := at.below("connect_time"); b.ConnectTime == 0 && !at.bad {
+		at.problem("connect_time is 0s; no connection is as fast")
 	}
 	b.checkSleep(at)
 	b.checkMemory(at, node)

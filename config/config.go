@@ -12,6 +12,10 @@ type Config struct {
 	// ReusePort lets another pilotlight listen on the data port at the same time, as an upgrade without a lost request wants it: start
 	// the new one, then stop the old one. Linux only. Default false: a second one says that the port is taken.
 	ReusePort bool `yaml:"reuse_port"`
+	// Trusted lists the proxies in front of us, as networks in CIDR notation or as addresses: what a request from there says of
+	// who forwarded it is kept, X-Forwarded-For is appended to, and the last address in it that is not trusted is the client's.
+	// From everybody else the headers X-Forwarded-* and Forwarded are replaced. Default: none.
+	Trusted []Network `yaml:"trusted,omitempty"`
 	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
 	DrainLimit Duration `yaml:"drain_limit"`
 	// Limits bound what a client may send and how slowly.
@@ -26,10 +30,19 @@ type Config struct {
 type Limits struct {
 	// Body is the largest request body. Default 64MiB.
 	Body Size `yaml:"body"`
+	// BodyHeld is the largest request body that is read as a whole before anything else happens. A larger one streams
+	// through to the backend if the path or the header names the model and nothing in the body does, as for KServe and for
+	// /upstream/MODEL with a body that is neither JSON nor a form. Default 1MiB.
+	BodyHeld Size `yaml:"body_held"`
 	// Header is the largest request header, request line included. Default 64KiB.
 	Header Size `yaml:"header"`
 	// Connections is how many clients may be connected at once. Default 65536.
 	Connections int `yaml:"connections"`
+	// ConnectionsPerAddress is how many of them may come from one address; one of IPv6 is the first 64 bits. Connections
+	// from this host itself are not counted. Raise it where a proxy stands in front. Default 4096.
+	ConnectionsPerAddress int `yaml:"connections_per_address"`
+	// RequestsPerConnection is how many requests a connection serves before it is closed. Default 100000.
+	RequestsPerConnection int `yaml:"requests_per_connection"`
 	// HeaderTime is how long a client may take to send a request's header. Default 10s.
 	HeaderTime Duration `yaml:"header_time"`
 	// BodyTime is how long a client may take to send a request's body. Default 5m.
@@ -77,10 +90,13 @@ type Model struct {
 	Backends []Backend `yaml:"backends" jsonschema:"required"`
 	// Line bounds the requests that wait for a slot.
 	Line Line `yaml:"line"`
+	// Answer bounds how slowly the model's backends may answer.
+	Answer Answer `yaml:"answer"`
 	// Heartbeat is how often a client that asked for a stream of server-sent events gets a comment while it waits, so
 	// that nothing between it and us closes the connection. 0s turns heartbeats off. Default 10s.
 	Heartbeat Duration `yaml:"heartbeat"`
-	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default: none.
+	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default [okhttp/],
+	// which is what openai4j and its like say (Lambdua/openai4j#90). An empty list spares nobody.
 	NoHeartbeat []string `yaml:"no_heartbeat,omitempty"`
 	// IdleTime is how long a backend stays ready after its last request. Default 5m.
 	IdleTime Duration `yaml:"idle_time"`
@@ -124,6 +140,21 @@ type Line struct {
 	MaxWait Duration `yaml:"max_wait"`
 }
 
+// Answer bounds how slowly backends may answer. One that is slower counts as broken: the client gets 504, or its stream
+// breaks off.
+type Answer struct {
+	// FirstByte is how long a backend may take from the request to the headers of its answer. An answer that is not streamed
+	// begins when it is finished, so this is long: the official clients of OpenAI and Anthropic wait as long. Default 10m.
+	FirstByte Duration `yaml:"first_byte"`
+	// BetweenBytes is how long an answer that has begun may be silent. Default 5m.
+	BetweenBytes Duration `yaml:"between_bytes"`
+	// Total is how long a backend may take from the request to the end of its answer. Default 24h.
+	Total Duration `yaml:"total"`
+	// Upgraded is how long a WebSocket, or what else a connection was upgraded to, may be silent in both directions before
+	// the client counts as gone: it holds a slot all the while. The other limits do not apply to it. Default 1h.
+	Upgraded Duration `yaml:"upgraded"`
+}
+
 // Backend is one model server that serves the model. It has an address, or a process that we start, or both kinds of
 // hooks; an address alone is a server that somebody else keeps running.
 type Backend struct {
@@ -158,6 +189,8 @@ type Backend struct {
 	GPUs int `yaml:"gpus"`
 	// Slots is how many requests the backend serves at once. Default 8.
 	Slots int `yaml:"slots"`
+	// ConnectTime is how long connecting to the backend may take before it counts as out of reach. Default 5s.
+	ConnectTime Duration `yaml:"connect_time"`
 	// Stall is how long a wake may go without any progress before it has failed: a log line, a change in what the server
 	// answers, bytes read from disk. It is no deadline: a load that goes on may take as long as it needs. Default 2m.
 	Stall Duration `yaml:"stall"`
@@ -192,6 +225,9 @@ type Hooks struct {
 	// BearerFile is the path of a file whose content is sent as a bearer token.
 	BearerFile string `yaml:"bearer_file,omitempty"`
 }
+
+// Network is a range of addresses, as in 10.0.0.0/8. The zero Network holds none.
+type Network string
 
 // Engine is a kind of model server.
 type Engine string

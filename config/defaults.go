@@ -19,25 +19,30 @@ func setDefaults(v any) {
 			Admin:      "127.0.0.1:8081",
 			DrainLimit: 30 * second,
 			Limits: Limits{
-				Body:        64 * MiB,
-				Header:      64 * KiB,
-				Connections: 65536,
-				HeaderTime:  10 * second,
-				BodyTime:    5 * minute,
-				IdleTime:    2 * minute,
-				WriteTime:   1 * minute,
-				Held:        1 * GiB,
+				Body:                  64 * MiB,
+				BodyHeld:              1 * MiB,
+				Header:                64 * KiB,
+				Connections:           65536,
+				ConnectionsPerAddress: 4096,
+				RequestsPerConnection: 100_000,
+				HeaderTime:            10 * second,
+				BodyTime:              5 * minute,
+				IdleTime:              2 * minute,
+				WriteTime:             1 * minute,
+				Held:                  1 * GiB,
 			},
 		}
 	case *Model:
 		*v = Model{
-			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
-			Heartbeat: 10 * second,
-			IdleTime:  5 * minute,
-			StopAfter: 24 * 60 * minute,
+			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
+			Answer:      Answer{FirstByte: 10 * minute, BetweenBytes: 5 * minute, Total: 24 * 60 * minute, Upgraded: 60 * minute},
+			Heartbeat:   10 * second,
+			NoHeartbeat: []string{"okhttp/"},
+			IdleTime:    5 * minute,
+			StopAfter:   24 * 60 * minute,
 		}
 	case *Backend:
-		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, Stall: 2 * minute}
+		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, ConnectTime: 5 * second, Stall: 2 * minute}
 	case *Overflow:
 		*v = Overflow{After: 2 * second}
 	case *Process:

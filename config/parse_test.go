@@ -119,18 +119,21 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 	want := &Config{
 		Listen: "127.0.0.1:8080", Admin: "127.0.0.1:8081", DrainLimit: Duration(30 * time.Second),
 		Limits: Limits{
-			Body: 64 * MiB, Header: 64 * KiB, Connections: 65536, HeaderTime: Duration(10 * time.Second),
-			BodyTime: Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute), Held: GiB,
+			Body: 64 * MiB, BodyHeld: MiB, Header: 64 * KiB, Connections: 65536, ConnectionsPerAddress: 4096, RequestsPerConnection: 100000,
+			HeaderTime: Duration(10 * time.Second),
+			BodyTime:   Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
+			Held: GiB,
 		},
 		Node: Node{Name: host, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight"},
 		Models: map[string]Model{"llama": {
 			ServedAs: "llama",
 			Backends: []Backend{{
 				Name: "llama-0", Address: "127.0.0.1:8000", Engine: HTTP, Ready: "/health", Sleep: SleepNone,
-				GPUs: 1, Slots: 8, Stall: Duration(2 * time.Minute),
+				GPUs: 1, Slots: 8, ConnectTime: Duration(5 * time.Second), Stall: Duration(2 * time.Minute),
 			}},
 			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: Duration(5 * time.Minute)},
-			Heartbeat: Duration(10 * time.Second), IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
+			Answer:    Answer{FirstByte: Duration(10 * time.Minute), BetweenBytes: Duration(5 * time.Minute), Total: Duration(24 * time.Hour), Upgraded: Duration(time.Hour)},
+			Heartbeat: Duration(10 * time.Second), NoHeartbeat: []string{"okhttp/"}, IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
 		}},
 	}
 	if !reflect.DeepEqual(cfg, want) {

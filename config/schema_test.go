@@ -86,6 +86,8 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 	case reflect.TypeFor[Size]():
 		form := `^(0|[0-9]+(\.[0-9]+)? ?([kKMGTP]B|[KMGTP]iB|B))$`
 		return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", Pattern: form, Examples: []any{"64MiB", "1.5TB"}}, zero}}
+	case reflect.TypeFor[Network]():
+		return &jsonschema.Schema{Type: "string", Examples: []any{"10.0.0.0/8", "fd00::/8", "192.0.2.7"}}
 	case reflect.TypeFor[Engine]():
 		return enum(engines())
 	case reflect.TypeFor[Sleep]():

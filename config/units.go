@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math/big"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -131,6 +132,33 @@ func (s *Size) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%s is more than a size can hold (just under 8192PiB)", quote(in))
 	}
 	*s = Size(exact.Num().Int64())
+	return nil
+}
+
+// Prefix is the network as the standard library has it.
+func (n Network) Prefix() netip.Prefix {
+	p, err := netip.ParsePrefix(string(n))
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// UnmarshalText reads 10.0.0.0/8, fd00::/8, or an address, which is the network of itself. Its errors say how to write a network.
+func (n *Network) UnmarshalText(text []byte) error {
+	p, err := netip.ParsePrefix(string(text))
+	if ip, wrong := netip.ParseAddr(string(text)); wrong == nil && ip.Zone() == "" {
+		p, err = ip.Unmap().Prefix(ip.Unmap().BitLen())
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s is not a network; write one like 10.0.0.0/8 or fd00::/8, or an address", quote(string(text)))
+	case p.Addr().Is4In6():
+		return fmt.Errorf("%s is a network of IPv4 addresses written as IPv6; write it as IPv4", quote(string(text)))
+	case p != p.Masked():
+		return fmt.Errorf("%s has bits set behind its first %d; the network is %s", quote(string(text)), p.Bits(), p.Masked())
+	}
+	*n = Network(p.String())
 	return nil
 }
 

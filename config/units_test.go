@@ -73,3 +73,23 @@ func TestWhatIsNoSizeIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworksReadBackAsTheyAreWritten(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "fd00::/8": "fd00::/8", "192.0.2.7": "192.0.2.7/32", "::1": "::1/128", "::ffff:192.0.2.7": "192.0.2.7/32", "0.0.0.0/0": "0.0.0.0/0",
+	} {
+		var n, again Network
+		if err := n.UnmarshalText([]byte(text)); err != nil || string(n) != want {
+			t.Errorf("%s is %v, %v; want %s", text, n, err, want)
+		}
+		if err := again.UnmarshalText([]byte(n)); err != nil || again != n || n.Prefix().String() != want {
+			t.Errorf("%v reads back as %v, %v, and is %v", n, again, err, n.Prefix())
+		}
+	}
+	for _, text := range []string{"", "10", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "fe80::1%eth0", "localhost", "10.0.0.0/8,192.168.0.0/16"} {
+		var n Network
+		if err := n.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %v; want an error", text, n)
+		}
+	}
+}

@@ -82,6 +82,7 @@ func TestTypesOfErrorsFollowTheStatus(t *testing.T) {
 		415: {"invalid_request_error", "invalid_request_error"},
 		429: {"rate_limit_error", "rate_limit_error"},
 		500: {"server_error", "api_error"},
+		504: {"server_error", "api_error"},
 		502: {"server_error", "api_error"},
 		503: {"server_error", "overloaded_error"},
 	} {
@@ -92,14 +93,18 @@ func TestTypesOfErrorsFollowTheStatus(t *testing.T) {
 	}
 }
 
-// refusals are all there are, one row each. Those of read are what read says; the others are written as their
-// makers write them.
+// refusals are all there are, one row each. Those of read are what read says; the others are what they were when the whole
+// product ran, and ../refusals_test.go sees to it that they are what it says today.
 func refusals(t *testing.T) []struct {
 	what string
 	no   *router.Refusal
 } {
 	said := func(head, body string) *router.Refusal {
-		no := read(request(t, head, body), new(ask))
+		var a ask
+		no := read(request(t, head, body), &a)
+		if no == nil {
+			no = a.check()
+		}
 		if no == nil {
 			t.Fatalf("%s was not refused", head)
 		}
@@ -115,20 +120,26 @@ func refusals(t *testing.T) []struct {
 	}{
 		{"No model is named", said(chat, `{"messages":[]}`)},
 		{"The model is unknown", no(404, router.UnknownModel, 0, `no model is called "gpt-5"; GET /v1/models lists those there are`)},
-		{"The JSON is malformed", said(chat, `{"model":"m","a" 5}`)},
+		{"The JSON is malformed", said(chat, `{"model":"llama-3b",}`)},
+		{"The JSON is malformed further in", said(chat, `{"model":"llama-3b","messages":[{"content":"\x"}]}`)},
 		{"The model is no string", said(chat, `{"model":5}`)},
 		{"The model is named twice", said(chat, `{"model":"a","model":"b"}`)},
 		{"A multipart body is malformed", said("POST /v1/audio/transcriptions"+asForm, formField("model", "m"))},
 		{"The body is compressed", said(chat+"\nContent-Encoding: gzip", "\x1f\x8b")},
 		{"The model's name is too long", said(chat, `{"model":"`+strings.Repeat("m", maxName+1)+`"}`)},
-		{"The body is over the limit", no(413, router.BodyTooLarge, 0, "the body is larger than the limit of 64MiB")},
+		{"The body is over the limit", no(413, router.BodyTooLarge, 0, "the body is larger than the limit of 1024 bytes")},
 		{"The line is full", no(429, router.LineFull, 12*time.Second, "the line for llama-8b is full; ask again later")},
 		{"All lines together hold too much", no(429, router.LineFull, 12*time.Second, "this edge holds as much for requests that wait as it may; ask again later")},
-		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "llama-8b-0 exited with status 1 while it woke: CUDA out of memory")},
-		{"The wake stalled", no(503, router.WakeStalled, 30*time.Second, "llama-8b-0 made no progress for 2m0s while it woke")},
-		{"It waited too long for a slot", no(503, router.WaitTooLong, 8*time.Second, "no slot of llama-8b was free within 5m0s; ask again later")},
+		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "qwen-14b could not be woken: wake qwen-14b-0: it exited with status 1 after 1.2s: "+
+			"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.06 GiB is free")},
+		{"The backend rests after a failure", no(503, router.WakeFailed, time.Second, "mixtral-8x7b rests after a failure: wake mixtral-8x7b-0: "+
+			"it exited with status 1 after 1.2s: RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")},
+		{"The wake stalled", no(503, router.WakeStalled, 30*time.Second, "gemma-27b could not be woken: wake gemma-27b-0: no progress for 1s; it is away: "+
+			"GET /health: connection refused; the last it logged: Loading weights: 20%")},
+		{"It waited too long for a slot", no(503, router.WaitTooLong, 8*time.Second, "no slot of phi-4 was free within 1s; ask again later")},
 		{"The edge is shutting down", no(503, router.ShuttingDown, time.Second, "this edge is shutting down; ask again")},
-		{"The backend broke before it answered", no(502, router.BackendBroken, 0, "llama-8b-0 closed the connection before it answered")},
+		{"The backend did not answer in time", no(504, router.BackendBroken, 0, "backend command-r-0 did not answer in time")},
+		{"The backend broke before it answered", no(502, router.BackendBroken, 0, "backend mistral-7b-0 closed the connection before it answered")},
 	}
 }
 

@@ -16,18 +16,19 @@ const (
 	framed                // in chunks
 )
 
-var errChunk = errors.New("a chunk of the answer is malformed")
+var errChunk = errors.New("a chunk of the body is malformed")
 
-// maxTrailer bounds the trailer of a chunked body, and the extensions of one chunk.
+// maxTrailer bounds the trailer of a chunked body, and the extensions of one chunk; those of a request, all in all.
 const maxTrailer = 8 << 10
 
 // body takes an answer's body apart as its bytes come in. A body that stops before its end is an error: it must
 // never look like a finished answer.
 type body struct {
 	kind    bodyKind
+	asked   bool  // it is a request's
 	left    int64 // of the body, or of the present chunk
 	chunk   chunkState
-	skip    int    // bytes of extensions and trailer so far
+	skip    int    // bytes of extensions so far
 	trailer []byte // as far as it came
 	done    bool
 }
@@ -45,6 +46,7 @@ type chunkState uint8
 const (
 	chunkSize  chunkState = iota // at the first digit of a size
 	chunkDigit                   // within a size
+	chunkPad                     // in the white space behind it, which some servers write
 	chunkExt                     // behind a size
 	chunkHead                    // at the LF behind a size
 	chunkData
@@ -66,6 +68,17 @@ func bodyOf(a *answer, toHead bool) body {
 	return body{kind: byClose}
 }
 
+// requestBody is the body that follows the head of a request.
+func requestBody(h *head) body {
+	switch {
+	case h.chunked:
+		return body{kind: byChunks, asked: true}
+	case h.length > 0:
+		return body{left: h.length}
+	}
+	return body{done: true}
+}
+
 // append appends data in the framing.
 func (f framing) append(dst, data []byte) []byte {
 	if f == framed {
@@ -82,20 +95,15 @@ func (d *body) take(b []byte) (data []byte, used int, err error) {
 	case d.kind == byClose:
 		return b, len(b), nil
 	case d.kind == byLength:
-		used = int(min(d.left, int64(len(b))))
-		d.left -= int64(used)
-		d.done = d.left == 0
+		used = d.piece(len(b))
 		return b[:used], used, nil
 	}
 	n := 0
 	for used < len(b) && !d.done {
 		if d.chunk == chunkData {
-			size := int(min(d.left, int64(len(b)-used)))
+			size := d.piece(len(b) - used)
 			n += copy(b[n:], b[used:used+size])
 			used += size
-			if d.left -= int64(size); d.left == 0 {
-				d.chunk = chunkCR
-			}
 			continue
 		}
 		if err := d.step(b[used]); err != nil {
@@ -104,6 +112,30 @@ func (d *body) take(b []byte) (data []byte, used int, err error) {
 		used++
 	}
 	return b[:n], used, nil
+}
+
+// pass consumes bytes as take does, but leaves them as they are.
+func (d *body) pass(b []byte) (used int, err error) {
+	for used < len(b) && !d.done && err == nil {
+		if d.kind == byLength || d.chunk == chunkData {
+			used += d.piece(len(b) - used)
+			continue
+		}
+		err = d.step(b[used])
+		used++
+	}
+	return used, err
+}
+
+// piece takes up to n bytes of data.
+func (d *body) piece(n int) int {
+	size := min(d.left, int64(n))
+	if d.left -= size; d.left == 0 && d.kind == byLength {
+		d.done = true
+	} else if d.left == 0 {
+		d.chunk = chunkCR
+	}
+	return int(size)
 }
 
 // step takes one byte of what is around the data.
@@ -116,17 +148,28 @@ func (d *body) step(c byte) error {
 			d.left, d.chunk = d.left<<4|v, chunkDigit
 		case d.chunk == chunkDigit && c == '\r':
 			d.chunk = chunkHead
-		case d.chunk == chunkDigit && (c == ';' || c == ' ' || c == '\t'):
-			d.chunk, d.skip = chunkExt, 0
+		case d.chunk == chunkDigit && c == ';':
+			d.extend()
+		case d.chunk == chunkDigit && !d.asked && (c == ' ' || c == '\t'):
+			d.chunk = chunkPad
+		default:
+			return errChunk
+		}
+	case chunkPad:
+		switch c {
+		case ' ', '\t':
+		case '\r':
+			d.chunk = chunkHead
+		case ';':
+			d.extend()
 		default:
 			return errChunk
 		}
 	case chunkExt:
-		if d.skip++; d.skip > maxTrailer || c == '\n' {
-			return errChunk
-		}
 		if c == '\r' {
 			d.chunk = chunkHead
+		} else if d.skip++; d.skip > maxTrailer || c < ' ' && c != '\t' || c == 0x7f {
+			return errChunk
 		}
 	case chunkHead:
 		if c != '\n' {
@@ -151,17 +194,28 @@ func (d *body) step(c byte) error {
 	return nil
 }
 
+// extend is at the semicolon before an extension.
+func (d *body) extend() {
+	d.chunk = chunkExt
+	if !d.asked {
+		d.skip = 0
+	}
+}
+
 // trail takes one byte of the trailer, which ends with an empty line.
 func (d *body) trail(c byte) error {
-	if d.trailer = append(d.trailer, c); len(d.trailer) > maxTrailer {
+	if d.trailer = append(d.trailer, c); len(d.trailer) > maxTrailer || c == '\n' && !bytes.HasSuffix(d.trailer, crlf) {
 		return errChunk
 	}
-	if c != '\n' || len(d.trailer) > 2 && !bytes.HasSuffix(d.trailer, []byte("\r\n\r\n")) {
+	if c != '\n' || len(d.trailer) > 2 && !bytes.HasSuffix(d.trailer, crlfcrlf) {
 		return nil
 	}
 	var fields head
 	if err := fields.scan(d.trailer); err != nil {
 		return errChunk
+	}
+	if d.asked && (fields.length >= 0 || fields.chunked || fields.hosts > 0) {
+		return errTrailer
 	}
 	d.done, d.trailer = true, fields.appendFields(nil, nothing)
 	return nil

@@ -52,6 +52,10 @@ func FuzzChunks(f *testing.F) {
 		if done != doneOne || (err == nil) != (errOne == nil) || done && (rest != restOne || !bytes.Equal(one, some)) {
 			t.Fatalf("whole: %q %d %v %v; in pieces: %q %d %v %v", one, restOne, doneOne, errOne, some, rest, done, err)
 		}
+		strict := body{kind: byChunks, asked: true}
+		if used, err := strict.pass(b); strict.done && (err != nil || !done || len(b)-used != rest) {
+			t.Fatalf("a request's body: %d left, %v; an answer's: %d left, %v", len(b)-used, err, rest, done)
+		}
 		if done { // what we take for an answer, net/http takes for the same one
 			resp, err := http.ReadResponse(bufio.NewReader(io.MultiReader(strings.NewReader("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), bytes.NewReader(b))), nil)
 			if err != nil {

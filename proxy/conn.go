@@ -18,9 +18,8 @@ import (
 //
 // fasthttp reads requests, but never answers them. A handler that wants heartbeats, streams, trailers, and breaks that
 // look broken writes its answer to the connection itself, with send, from its own goroutine; so does the ErrorHandler.
-// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes. The one exception is the
-// interim "100 Continue" that it writes before it reads a body. That always comes alone: with ReduceMemoryUsage
-// each answer is flushed, and its buffer given back, before the next request is read.
+// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes, the interim "100 Continue"
+// included: Read, which is the gate's, says that when the time has come.
 //
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
@@ -28,10 +27,13 @@ type conn struct {
 	net.Conn // to read from
 	socket   net.Conn
 	source   *source
+	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
+	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
 	reader   sync.WaitGroup
 
@@ -43,6 +45,7 @@ type conn struct {
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
 	idle     time.Time  // since when it is not, if that came to be during a shutdown
+	tunnel   bool       // a client that closes its sending half has not gone
 }
 
 var _ context.Context = (*conn)(nil)
@@ -62,10 +65,13 @@ func newConn(socket net.Conn, ln *listener) *conn {
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
-	if c.key = ln.watch.add(rawConn(socket), c.left); c.key == 0 {
+	c.trusted = ln.trusted.trust(socket.RemoteAddr())
+	if c.key = ln.watch.add(rawConn(socket), c.hungUp); c.key == 0 {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
+	c.gate.limit = int(ln.limits.Header)
+	c.source.most = c.gate.limit
 	return c
 }
 
@@ -76,27 +82,17 @@ func (c *conn) readAhead() {
 	c.Conn = near
 	c.reader.Go(func() {
 		io.Copy(far, c.socket)
-		c.left()
+		c.hungUp()
 		far.Close()
 	})
 }
 
-// Read is fasthttp's. It waits for the first byte of a request with a buffer of one byte; we read all that has come
-// instead, into a buffer that is held only until it is taken.
-func (c *conn) Read(p []byte) (int, error) {
-	if len(c.source.bytes()) == 0 {
-		if len(p) > 1 {
-			n, err := c.Conn.Read(p)
-			return n, c.noted(err)
-		}
-		if err := c.source.fill(); err != nil {
-			return 0, c.noted(err)
-		}
-		clear(c.line[copy(c.line[:], c.source.bytes()):])
+// takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
+func (c *conn) takeOver() {
+	c.Conn.SetReadDeadline(time.Time{}) // that of the head; one that cannot be lifted shows when we read
+	if c.gate.asks && len(c.source.bytes()) == 0 {
+		c.send(goOn) // a client that has left is noticed as such
 	}
-	n := copy(p, c.source.bytes())
-	c.source.consume(n)
-	return n, nil
 }
 
 // noted takes in that the client has gone if that is what err means.
@@ -108,12 +104,7 @@ func (c *conn) noted(err error) error {
 }
 
 // Write is fasthttp's. See conn for what becomes of it.
-func (c *conn) Write(p []byte) (int, error) {
-	if string(p) == "HTTP/1.1 100 Continue\r\n\r\n" {
-		return len(p), c.send(p)
-	}
-	return len(p), nil
-}
+func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
 // send writes to the client. One that does not read for too long has left.
 func (c *conn) send(p []byte) error {
@@ -136,6 +127,23 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
 // left says that the client has gone.
 func (c *conn) left() { c.end(router.ErrLeft) }
+
+// hungUp says that the client closed its sending half.
+func (c *conn) hungUp() {
+	c.mu.Lock()
+	tunnel := c.tunnel
+	c.mu.Unlock()
+	if !tunnel {
+		c.left()
+	}
+}
+
+// halves has each half of the connection closed by itself from now on.
+func (c *conn) halves() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tunnel = true
+}
 
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
@@ -172,6 +180,16 @@ func (c *conn) detach() error {
 	return c.why
 }
 
+// unlessGone sets something that would undo what end does to unblock whoever serves the client.
+func (c *conn) unlessGone(set func() error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	return set()
+}
+
 // Done, Err, Deadline and Value make the connection the context of its requests. A context of our own has no Cause but
 // its Err, so Err is the cause: router.ErrLeft.
 func (c *conn) Done() <-chan struct{} { return c.gone }
@@ -189,14 +207,15 @@ func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
 // Value is that of a context that has none.
 func (c *conn) Value(any) any { return nil }
 
-// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown.
+// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown. So is one of whose last
+// request something is left unread.
 func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
 	switch {
 	case c.busy:
-	case c.ln.parts():
+	case c.ln.parts() || s == fasthttp.StateIdle && c.gate.phase != between:
 		c.socket.Close()
 	case c.ln.draining():
 		c.idle = time.Now()

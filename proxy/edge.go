@@ -37,6 +37,8 @@ type Router interface {
 type Options struct {
 	Limits config.Limits
 	Router Router
+	// Trusted are the proxies whose word on who forwarded a request is believed. If empty, nobody's is.
+	Trusted []config.Network
 	// Log gets one line per request. If nil, nothing is logged.
 	Log *slog.Logger
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
@@ -53,6 +55,7 @@ type Edge struct {
 	limits    config.Limits
 	shared    bool
 	router    Router
+	trusted   networks
 	log       *slog.Logger
 	metrics   *metrics
 	watch     *watch
@@ -77,7 +80,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
 	return e
@@ -109,8 +112,7 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                       e.handle,
 		ErrorHandler:                  e.misread,
-		ExpectHandler:                 e.expect,
-		HeaderReceived:                e.bodyTime,
+		HeaderReceived:                e.headerCame,
 		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
 		Logger:                        fasthttpLog{e.log},
 		Concurrency:                   math.MaxInt32,
@@ -138,6 +140,13 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		v.fail(no)
 		return
 	}
+	if v.conn.trusted {
+		v.Client = e.trusted.client(&v.head, v.conn.client)
+	}
+	if v.readsOn() {
+		v.last = true
+		v.conn.takeOver()
+	}
 	if p, ok := listing(ctx, e.router.Models); ok {
 		v.reply(p)
 		return
@@ -151,25 +160,40 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 	v.serve()
 }
 
-// checkHead refuses what must not reach a backend. fasthttp lets more pass than one should.
+// readsOn says whether we read what follows the head: an upgraded connection, or a body that is not held. It prepares
+// for that.
+func (v *visit) readsOn() bool {
+	h := &v.head
+	switch {
+	case h.length > 0 && v.ctx.Request.Header.ContentLength() == 0: // see headerCame
+		v.upload = &upload{left: h.length, limit: v.edge.limits.BodyTime.Std()}
+		v.conn.linger = true
+	case h.switching && v.http1 && v.Method == "GET" && h.length <= 0 && !h.chunked && upgradable(h.upgrade):
+		v.upgrade = h.upgrade
+	}
+	return v.upload != nil || v.upgrade != nil
+}
+
+// checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
-	h := &v.ctx.Request.Header
-	if err := v.head.scan(h.RawHeaders()); err != nil {
+	if err := v.head.scan(v.ctx.Request.Header.RawHeaders()); err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
 	switch {
-	case string(h.Protocol()) != "HTTP/1.1" && string(h.Protocol()) != "HTTP/1.0":
-		return badRequest(fasthttp.StatusHTTPVersionNotSupported, "this edge speaks HTTP/1.1 and HTTP/1.0")
 	case v.Method == "CONNECT" || v.Method == "TRACE":
 		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
-	case bytes.ContainsAny(v.head.host, "@/ \t"):
-		return badRequest(fasthttp.StatusBadRequest, "the Host header is not a host")
 	case v.head.expect != nil && !is(v.head.expect, "100-continue"):
 		return badRequest(fasthttp.StatusExpectationFailed, "only the expectation 100-continue can be met")
-	case is(v.head.upgrade, "websocket"):
-		return badRequest(fasthttp.StatusNotImplemented, "WebSocket is not served yet")
 	}
 	return nil
+}
+
+// headerCame keeps a body that is not to be held from fasthttp, by telling it that there is none. See visit.readsOn.
+func (e *Edge) headerCame(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+	if n := int64(h.ContentLength()); n > int64(e.limits.BodyHeld) && n <= int64(e.limits.Body) && namedWithoutBody(h) {
+		h.SetContentLength(0)
+	}
+	return e.bodyTime(h)
 }
 
 // bodyTime gives a body its own time, once the header has come.
@@ -178,15 +202,6 @@ func (e *Edge) bodyTime(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 		return fasthttp.RequestConfig{}
 	}
 	return fasthttp.RequestConfig{ReadTimeout: e.limits.BodyTime.Std()}
-}
-
-// expect spares a client that asks first from sending a body that is too large.
-func (e *Edge) expect(ctx *fasthttp.RequestCtx) int {
-	if int64(ctx.Request.Header.ContentLength()) <= int64(e.limits.Body) {
-		return fasthttp.StatusContinue
-	}
-	e.misread(ctx, fasthttp.ErrBodyTooLarge)
-	return fasthttp.StatusRequestEntityTooLarge
 }
 
 // misread answers a request that could not be read, and has its connection closed.
@@ -198,6 +213,10 @@ func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
 		v.recall()
 	}
 	v.ask.api = apiOf(v.path[:v.pathLen])
+	if no := v.conn.gate.no; no != nil {
+		v.fail(no)
+		return
+	}
 	v.fail(e.unreadable(err))
 }
 

@@ -12,8 +12,18 @@ import (
 	"pilotlight/router"
 )
 
+// dialTime bounds connecting to a backend that the configuration does not name.
+const dialTime = 5 * time.Second
+
+// graceTime is how long the first of those tries waits; the next waits four times as long. When a model server has just died, its
+// keeper says so within that time, and the request stands in line for the next wake.
+const graceTime = 20 * time.Millisecond
+
 // errUntouched says that no backend has seen anything of a request.
 var errUntouched = errors.New("nothing was sent")
+
+// errInterim says that a backend goes on promising an answer.
+var errInterim = errors.New("too many interim answers")
 
 // serve gets the request a slot, has the backend answer it, and gives the slot back.
 func (v *visit) serve() {
@@ -33,6 +43,10 @@ func (v *visit) serve() {
 		}
 		v.tried[tries] = v.Backend
 		v.release() // as broken
+		select {
+		case <-v.conn.Done():
+		case <-time.After(graceTime << (2 * tries)):
+		}
 	}
 }
 
@@ -53,8 +67,12 @@ func (v *visit) retry() bool {
 // broken is the end of a request whose backend failed before its answer began. The client is told what happened,
 // the record also keeps the cause.
 func (v *visit) broken(what string, cause error) error {
+	status := fasthttp.StatusBadGateway
+	if errors.Is(cause, errSlow) {
+		status, what = fasthttp.StatusGatewayTimeout, "did not answer in time"
+	}
 	return fmt.Errorf("%w: %w", &router.Refusal{
-		Status: fasthttp.StatusBadGateway, Code: router.BackendBroken, Reason: "backend " + v.to.id + " " + what,
+		Status: status, Code: router.BackendBroken, Reason: "backend " + v.to.id + " " + what,
 	}, cause)
 }
 
@@ -68,6 +86,7 @@ func (v *visit) forward() error {
 	}
 	reusable := false
 	defer func() { // also when it panics: the backend must not go on
+		v.stopUpload(u)
 		if v.conn.detach() == nil && reusable {
 			v.edge.upstreams.put(u)
 		} else {
@@ -82,7 +101,7 @@ func (v *visit) forward() error {
 // nothing has been sent, or the backend had closed the idle connection that was used and received nothing. From the moment
 // a connection is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	for again := false; ; again = true {
+	for again := v.upload != nil; ; again = true { // an upload cannot be repeated: it gets a connection that never idled
 		u, err := v.edge.upstreams.get(v.conn, &v.to, again)
 		switch {
 		case err != nil && v.conn.Err() != nil:
@@ -94,7 +113,8 @@ func (v *visit) begin() (*upstream, error) {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
-		untouched := u.untouched()
+		v.stopUpload(u)
+		untouched := u.untouched() && v.upload == nil && !errors.Is(err, errSlow)
 		v.edge.upstreams.close(u)
 		if left := v.conn.detach(); left != nil {
 			return nil, left
@@ -115,8 +135,14 @@ func (v *visit) put(u *upstream) error {
 	if err := v.conn.attach(u.Conn); err != nil {
 		return err
 	}
+	if err := v.begins(u); err != nil {
+		return err
+	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, addr: v.to.addr, length: len(body)}
+	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade}
+	if v.upload != nil {
+		m.length = v.upload.left
+	}
 	b := v.edge.buffers.get()
 	dst := (*b)[:0]
 	if v.to.away == nil {
@@ -127,17 +153,41 @@ func (v *visit) put(u *upstream) error {
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil
 	}
-	_, err := u.Write(dst)
+	err := v.write(u, dst)
 	v.edge.buffers.put(b)
 	if err == nil && len(body) > 0 {
-		_, err = u.Write(body)
+		err = v.write(u, body)
 	}
-	u.torn = err != nil
+	u.torn = err != nil || v.upload != nil
+	if v.upload != nil && err == nil {
+		v.upload.start(v.conn, u)
+	}
 	runtime.Gosched() // an answer that comes soon is then read at the first try, without parking
-	if fail := u.fill(); fail != nil {
+	if fail := v.fill(u); fail != nil {
 		return errors.Join(err, fail)
 	}
 	return nil
+}
+
+// begins sets the limits of a request that goes to a backend now. An upload takes its own time before them.
+func (v *visit) begins(u *upstream) error {
+	now, limits := time.Now(), v.to.answer
+	due := now.Add(limits.FirstByte.Std())
+	v.end = now.Add(limits.Total.Std())
+	if v.upload != nil {
+		due = due.Add(v.upload.limit)
+	}
+	return v.await(u, now, due)
+}
+
+// connectTime is how long connecting to the backend of a lease may take.
+func connectTime(l *router.Lease) time.Duration {
+	for i := range l.Model.Config.Backends {
+		if b := &l.Model.Config.Backends[i]; b.Name == l.Backend.ID {
+			return b.ConnectTime.Std()
+		}
+	}
+	return dialTime // it has just left the configuration
 }
 
 // relay passes the answer on. It says whether the connection can serve another request.
@@ -149,6 +199,9 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	}
 	v.ctx.Request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
+	if a.status == fasthttp.StatusSwitchingProtocols {
+		return false, v.switchOver(u, &a, n)
+	}
 	d := bodyOf(&a, v.Method == "HEAD")
 	if v.begun && (a.status != fasthttp.StatusOK || !a.sse) {
 		err = v.explain(u, &a, n, &d)
@@ -165,22 +218,33 @@ func (v *visit) relay(u *upstream) (reusable bool, err error) {
 	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
 }
 
-// readHead reads the head of the final answer, which stays in u's buffer; interim ones are dropped.
+// maxInterim is how many interim answers may come before the final one.
+const maxInterim = 16
+
+// readHead reads the head of the final answer, which stays in u's buffer. Of interim ones only early hints are passed on.
 func (v *visit) readHead(u *upstream, a *answer) (int, error) {
-	for {
+	for interim := 0; ; {
 		n, err := a.parse(u.bytes())
 		switch {
-		case err == nil && n > 0 && a.status >= 200:
+		case err == nil && n > 0 && (a.status >= 200 || a.switches(v.upgrade)):
 			return n, nil
 		case err == nil && n > 0 && a.status == fasthttp.StatusSwitchingProtocols:
 			err = errStatus
+		case err == nil && n > 0 && interim == maxInterim:
+			err = errInterim
 		case err == nil && n > 0:
+			interim++
+			if a.status == fasthttp.StatusEarlyHints && v.http1 && !v.begun {
+				if err := v.send(a.appendTo(nil, plain, false)); err != nil {
+					return 0, err
+				}
+			}
 			if u.consume(n); len(u.bytes()) > 0 {
 				continue
 			}
 		}
 		if err == nil {
-			err = u.fill()
+			err = v.fill(u)
 		}
 		if err != nil {
 			return 0, v.broken("sent an answer that is no good", err)
@@ -221,7 +285,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 		case done:
 			return nil
 		case err == nil:
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.tear(f, d, err)
@@ -252,7 +316,7 @@ func (v *visit) explain(u *upstream, a *answer, n int, d *body) error {
 		text = append(text, data...)
 		u.consume(used)
 		if err == nil && !d.done {
-			err = d.end(u.fill())
+			err = d.end(v.next(u))
 		}
 		if err != nil {
 			return v.broken("broke off its answer", err)

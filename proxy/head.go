@@ -2,9 +2,9 @@ package proxy
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"strconv"
-	"strings"
 )
 
 // Heads are passed on as bytes: each field is checked and, unless it concerns one hop only, copied as it stands. What
@@ -15,8 +15,12 @@ var (
 	errLength = errors.New("the length of the body is doubtful: Content-Length and Transfer-Encoding contradict each other")
 	errCoding = errors.New("only the transfer coding chunked is understood")
 	errHops   = errors.New("the Connection header names too many fields")
+	errFields = errors.New("the header has too many fields")
 	errStatus = errors.New("the status line is malformed")
 )
+
+// maxFields bounds the fields of a message.
+const maxFields = 256
 
 // maxNamed bounds the fields that Connection headers may name.
 const maxNamed = 8
@@ -26,12 +30,15 @@ type head struct {
 	fields    []byte // without the empty line that ends them
 	length    int64  // of the body, by Content-Length; -1: not given
 	chunked   bool
+	masked    bool // a field looks like one of these to backends that do not tell _ from -, as CGI has it
 	close     bool // the sender closes the connection after this message
 	sse       bool // the body is a stream of server-sent events
 	buffering bool // X-Accel-Buffering is given
 	host      []byte
+	hosts     int // how often it is given
 	expect    []byte
 	upgrade   []byte
+	switching bool             // the Connection header says that Upgrade is meant for us
 	named     [maxNamed][]byte // by Connection headers: these go no further
 	names     int
 }
@@ -42,10 +49,13 @@ func (h *head) scan(b []byte) error {
 	if string(b) == "\r\n" || bytes.HasSuffix(b, []byte("\r\n\r\n")) {
 		h.fields = b[:len(b)-2]
 	}
-	for rest := h.fields; len(rest) > 0; {
+	for n, rest := 0, h.fields; len(rest) > 0; n++ {
 		name, value, next, err := cutField(rest)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case n == maxFields:
+			return errFields
 		}
 		if err := h.note(name, value); err != nil {
 			return err
@@ -64,9 +74,10 @@ func (h *head) note(name, value []byte) error {
 	case len("host"):
 		if is(name, "host") {
 			h.host = value
+			h.hosts++
 		}
 	case len("expect"):
-		if is(name, "expect") {
+		if is(name, "expect") && (h.expect == nil || is(h.expect, "100-continue")) { // one that cannot be met counts
 			h.expect = value
 		}
 	case len("upgrade"):
@@ -83,6 +94,7 @@ func (h *head) note(name, value []byte) error {
 			h.sse = is(bytes.TrimRight(kind, " \t"), "text/event-stream")
 		}
 	case len("content-length"):
+		h.masked = h.masked || masked(name, "content-length")
 		if is(name, "content-length") {
 			n, ok := decimal(value)
 			if !ok || h.length >= 0 && h.length != n {
@@ -94,6 +106,8 @@ func (h *head) note(name, value []byte) error {
 		switch {
 		case is(name, "x-accel-buffering"):
 			h.buffering = true
+		case masked(name, "transfer-encoding"):
+			h.masked = true
 		case is(name, "transfer-encoding"):
 			if h.chunked || !is(value, "chunked") {
 				return errCoding
@@ -109,7 +123,9 @@ func (h *head) hop(value []byte) error {
 	for option := range bytes.SplitSeq(value, []byte(",")) {
 		option = bytes.Trim(option, " \t")
 		switch {
-		case len(option) == 0, is(option, "keep-alive"), is(option, "upgrade"), is(option, "host"):
+		case len(option) == 0, is(option, "keep-alive"), is(option, "host"):
+		case is(option, "upgrade"):
+			h.switching = true
 		case is(option, "close"):
 			h.close = true
 		case h.names == maxNamed:
@@ -169,11 +185,10 @@ func ofThisHop(name []byte) bool {
 	return false
 }
 
-// ofTheEdge names the fields of a request that are answered or said anew by us. What a client says of who
-// forwarded it is not believed.
+// ofTheEdge names the fields of a request that are answered or said anew by us. What a client that is not trusted says
+// of who forwarded it is not believed.
 func ofTheEdge(name []byte) bool {
-	return is(name, "expect") || is(name, "trailer") || is(name, "forwarded") ||
-		len(name) > len("x-forwarded-") && is(name[:len("x-forwarded-")], "x-forwarded-")
+	return is(name, "expect") || is(name, "trailer") || isForwarded(name)
 }
 
 func nothing([]byte) bool { return false }
@@ -183,24 +198,30 @@ type message struct {
 	method, target []byte
 	head           *head
 	client         string // address, without port
+	trusted        bool   // what the client says of who forwarded the request is believed
 	addr           string // of the backend
-	length         int    // of the body
+	length         int64  // of the body
+	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not
 }
 
 // appendTo appends the request line and the header.
 func (m *message) appendTo(dst []byte) []byte {
 	dst = append(append(dst, m.method...), ' ')
 	dst = append(append(dst, m.target...), " HTTP/1.1\r\n"...)
-	dst = m.head.appendFields(dst, ofTheEdge)
+	ours := ofTheEdge
+	if m.trusted {
+		ours = ofAProxy
+	}
+	dst = m.head.appendFields(dst, ours)
 	if m.head.host == nil {
 		dst = appendField(dst, "Host", m.addr)
-	} else {
-		dst = append(append(append(dst, "X-Forwarded-Host: "...), m.head.host...), "\r\n"...)
 	}
-	dst = appendField(dst, "X-Forwarded-For", m.client)
-	dst = appendField(dst, "X-Forwarded-Proto", "http")
+	dst = m.appendForwarded(dst)
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
-		dst = appendLength(dst, int64(m.length))
+		dst = appendLength(dst, m.length)
+	}
+	if m.upgrade != nil {
+		dst = appendUpgrade(dst, m.upgrade)
 	}
 	return append(dst, "\r\n"...)
 }
@@ -215,11 +236,11 @@ type answer struct {
 
 // parse reads the answer at the beginning of b and returns the length of its head, or 0 while that is incomplete.
 func (a *answer) parse(b []byte) (int, error) {
-	n := bytes.Index(b, []byte("\r\n\r\n")) + 4
-	if n < 4 {
-		return 0, nil
+	n := bytes.Index(b, crlfcrlf) + len(crlfcrlf)
+	if n < len(crlfcrlf) {
+		return 0, checkPart(b)
 	}
-	line, fields, _ := bytes.Cut(b[:n], []byte("\r\n"))
+	line, fields, _ := bytes.Cut(b[:n], crlf)
 	version, phrase, ok := bytes.Cut(line, []byte(" "))
 	code, _, _ := bytes.Cut(phrase, []byte(" "))
 	status, isNumber := decimal(code)
@@ -240,6 +261,20 @@ func (a *answer) parse(b []byte) (int, error) {
 	return n, nil
 }
 
+// checkPart refuses an answer of whose head not all is there when what is there is no good: the rest may never come.
+func checkPart(b []byte) error {
+	if version := []byte("HTTP/1."); !bytes.HasPrefix(b, version[:min(len(b), len(version))]) {
+		return errStatus
+	}
+	for i := bytes.IndexByte(b, '\n'); i >= 0; i = bytes.IndexByte(b, '\n') {
+		if i == 0 || b[i-1] != '\r' {
+			return errField
+		}
+		b = b[i+1:]
+	}
+	return nil
+}
+
 // empty says whether no body follows the answer, whatever its header says.
 func (a *answer) empty(toHead bool) bool {
 	return toHead || a.status == 204 || a.status == 304 || a.status < 200
@@ -255,6 +290,9 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 	case a.length >= 0 && a.status >= 200 && a.status != 204:
 		dst = appendLength(dst, a.length)
 	}
+	if a.status == 101 {
+		dst = appendUpgrade(dst, a.upgrade)
+	}
 	if a.sse && !a.buffering {
 		dst = appendField(dst, "X-Accel-Buffering", "no")
 	}
@@ -267,6 +305,11 @@ func (a *answer) appendTo(dst []byte, f framing, last bool) []byte {
 func appendField(dst []byte, name, value string) []byte {
 	dst = append(append(dst, name...), ": "...)
 	return append(append(dst, value...), "\r\n"...)
+}
+
+func appendUpgrade(dst, to []byte) []byte {
+	dst = append(append(dst, "Connection: Upgrade\r\nUpgrade: "...), to...)
+	return append(dst, "\r\n"...)
 }
 
 func appendLength(dst []byte, n int64) []byte {
@@ -286,19 +329,39 @@ func cutField(b []byte) (name, value, rest []byte, err error) {
 	return name, bytes.Trim(value, " \t"), b[end+1:], nil
 }
 
+// The characters that a name may have, one bit each: those below 64, and those from there to 127.
+const (
+	lowTokens = 1<<'!' | 1<<'#' | 1<<'$' | 1<<'%' | 1<<'&' | 1<<'\'' | 1<<'*' | 1<<'+' | 1<<'-' | 1<<'.' | 0x3ff<<'0'
+	letters   = 1<<26 - 1
+	tokens    = letters<<('A'-64) | letters<<('a'-64) | 1<<('^'-64) | 1<<('_'-64) | 1<<('`'-64) | 1<<('|'-64) | 1<<('~'-64)
+)
+
 // token says whether b may be a field's name. A folded line begins with white space, and so is none.
 func token(b []byte) bool {
 	for _, c := range b {
-		letter := 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '-'
-		if !letter && strings.IndexByte("!#$%&'*+.^_`|~", c) < 0 {
+		if (uint64(lowTokens)>>c|uint64(tokens)>>(c-64))&1 == 0 { // what is shifted too far is 0
 			return false
 		}
 	}
 	return len(b) > 0
 }
 
-// visible says whether b is free of control characters, the tab excepted.
+// visible says whether b is free of control characters, the tab excepted. It looks at eight bytes at a time: every
+// request's and every answer's header passes here.
 func visible(b []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for len(b) >= 8 {
+		x := binary.LittleEndian.Uint64(b)
+		del := x ^ 0x7f*ones
+		if ((x-' '*ones)&^x|(del-ones)&^del)&highs != 0 && !eachVisible(b[:8]) {
+			return false
+		}
+		b = b[8:]
+	}
+	return eachVisible(b)
+}
+
+func eachVisible(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return false
@@ -320,6 +383,19 @@ func decimal(b []byte) (int64, bool) {
 		n = n*10 + int64(c-'0')
 	}
 	return n, true
+}
+
+// masked says whether b is the lower-case word, in any case, with an underscore for a dash.
+func masked(b []byte, lower string) bool {
+	if len(b) != len(lower) || bytes.IndexByte(b, '_') < 0 {
+		return false
+	}
+	for i, c := range b {
+		if c |= 0x20; c != lower[i] && (c != '_'|0x20 || lower[i] != '-') {
+			return false
+		}
+	}
+	return true
 }
 
 // is says whether b is the lower-case word, in any case.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type listener struct {
 	watch   *watch
 	buffers *buffers
 	metrics *metrics
+	trusted networks
 
 	shared   bool // another edge may take over
 	log      *slog.Logger
@@ -28,15 +30,16 @@ type listener struct {
 
 	mu    sync.Mutex // guards what follows
 	conns map[*conn]struct{}
-	last  bool          // no more come
-	empty chan struct{} // closed once there are no connections and no more come
+	from  map[string]int // how many of them come from an address
+	last  bool           // no more come
+	empty chan struct{}  // closed once there are no connections and no more come
 }
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics,
+		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
 		shared: e.shared, log: e.log,
-		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, empty: make(chan struct{}),
+		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, from: map[string]int{}, empty: make(chan struct{}),
 	}
 }
 
@@ -70,25 +73,52 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // admit makes a conn, or turns the client away.
 func (l *listener) admit(socket net.Conn) *conn {
+	from := addressOf(socket.RemoteAddr())
+	if l.trusted.trust(socket.RemoteAddr()) {
+		from = "" // it speaks for many
+	}
 	l.mu.Lock()
-	full := len(l.conns) >= l.limits.Connections
+	full, crowd := len(l.conns) >= l.limits.Connections, from != "" && l.from[from] >= l.limits.ConnectionsPerAddress
 	l.mu.Unlock()
-	if full {
-		turnAway(socket)
+	switch {
+	case full:
+		l.metrics.turnedAway.WithLabelValues("total").Inc()
+		turnAway(socket, "503 Service Unavailable", `{"error":{"message":"this edge serves as many connections as it may; try again","type":"server_error","code":"too_many_connections"}}`)
+		return nil
+	case crowd:
+		l.metrics.turnedAway.WithLabelValues("address").Inc()
+		turnAway(socket, "429 Too Many Requests", `{"error":{"message":"this edge serves as many connections from your address as it may; use fewer, or try again","type":"rate_limit_error","code":"too_many_connections"}}`)
 		return nil
 	}
 	c := newConn(socket, l)
+	c.from = from
 	l.mu.Lock()
 	l.conns[c] = struct{}{}
+	if from != "" {
+		l.from[from]++
+	}
 	l.mu.Unlock()
 	l.metrics.connections.Inc()
 	return c
 }
 
+// addressOf is what connections are counted under: an IPv4 address, or the network of an IPv6 one, of which whoever has one
+// has 2⁶⁴. Those from this host, and those without an address, are not counted.
+func addressOf(remote net.Addr) string {
+	at, err := netip.ParseAddrPort(remote.String())
+	ip := at.Addr().Unmap().WithZone("")
+	if err != nil || ip.IsLoopback() {
+		return ""
+	}
+	if ip.Is6() {
+		return netip.PrefixFrom(ip, 64).Masked().String()
+	}
+	return ip.String()
+}
+
 // turnAway says that there are too many clients. The buffer of a new connection has room for that.
-func turnAway(socket net.Conn) {
-	const body = `{"error":{"message":"this edge serves as many connections as it may; try again","type":"server_error","code":"too_many_connections"}}`
-	answer := "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+func turnAway(socket net.Conn, status, body string) {
+	answer := "HTTP/1.1 " + status + "\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
 	if socket.SetWriteDeadline(time.Now().Add(maxPause)) == nil {
 		io.WriteString(socket, answer+"Content-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
 	}
@@ -101,6 +131,11 @@ func (l *listener) forget(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, c)
+	if l.from[c.from] > 1 {
+		l.from[c.from]--
+	} else {
+		delete(l.from, c.from)
+	}
 	l.check()
 }
 

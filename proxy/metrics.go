@@ -17,9 +17,10 @@ type metrics struct {
 	inFlight               prometheus.Gauge
 	connections            prometheus.Gauge
 	heartbeats             prometheus.Counter
+	turnedAway             *prometheus.CounterVec
+	departures             [phases]prometheus.Counter
 	overflows              *prometheus.CounterVec
 	retries, retriesDenied prometheus.Counter
-	departures             [phases]prometheus.Counter
 
 	mu     sync.RWMutex // guards what follows
 	models map[string]*modelMetrics
@@ -49,7 +50,10 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_requests_in_flight", Help: "Requests being served or waiting."}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_connections", Help: "Clients' open connections."}),
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
-		models:      map[string]*modelMetrics{},
+		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pilotlight_connections_turned_away_total", Help: "Connections beyond the limit in total or of their address.",
+		}, []string{"limit"}),
+		models: map[string]*modelMetrics{},
 	}
 	m.overflows = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilotlight_overflows_total", Help: "Requests that were sent to another upstream because their model was cold or its line full.",
@@ -64,7 +68,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.overflows, retries, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.turnedAway, m.overflows, retries, departures)
 	return m
 }
 

@@ -12,17 +12,21 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"pilotlight/config"
 	"pilotlight/router"
 )
 
-// hop is where a request is sent: a backend, or the upstream that its model overflows to.
-type hop struct {
+// destination is where a request is sent: a backend, or the upstream that its model overflows to.
+type destination struct {
 	id    string // for people
 	addr  string // of a backend, host:port
 	model string // as it is known there
 	away  *away  // nil: a backend
+
+	limit  time.Duration // for connecting
+	answer *config.Answer
 }
 
 // away is the upstream that a model overflows to, a server of somebody else's. It is told nothing of the client but what it
@@ -35,7 +39,7 @@ type away struct {
 
 // mayOverflow says whether a request may go to another upstream, which understands OpenAI's API only.
 func (v *visit) mayOverflow() bool {
-	return !v.stayed && v.ask.api == openAI && under(v.ask.came.target, "/v1")
+	return !v.stayed && v.upload == nil && v.upgrade == nil && v.ask.api == openAI && under(v.ask.came.target, "/v1")
 }
 
 // overflow directs the request to the other upstream of its model. Where that cannot be, the request goes back to the line.
@@ -51,14 +55,14 @@ func (v *visit) overflow() error {
 	}
 	v.known, v.Model, v.Backend, v.Overflow = model.Name, model.Name, a.base.Host, true
 	v.Cold = v.Cold || model.State() != router.Ready
-	v.to = hop{id: a.base.Host, model: a.Model, away: a}
+	v.to = destination{id: a.base.Host, model: a.Model, away: a, limit: dialTime, answer: &model.Config.Answer}
 	v.edge.metrics.overflows.WithLabelValues(model.Name).Inc()
 	return nil
 }
 
 // stay has the request wait for a backend of ours after all.
 func (v *visit) stay() error {
-	v.stayed, v.Overflow, v.to = true, false, hop{}
+	v.stayed, v.Overflow, v.to = true, false, destination{}
 	return v.acquire()
 }
 
@@ -82,7 +86,7 @@ func newAway(to *config.Overflow) (*away, error) {
 }
 
 // pool names the idle connections that can be used again.
-func (h *hop) pool() string {
+func (h *destination) pool() string {
 	if h.away == nil {
 		return h.addr
 	}

@@ -25,26 +25,33 @@ func (p *buffers) get() *[]byte {
 	return &b
 }
 
-func (p *buffers) put(b *[]byte) { p.pool.Put(b) }
+func (p *buffers) put(b *[]byte) {
+	if len(*b) == bufferSize {
+		p.pool.Put(b)
+	}
+}
 
 var errFull = errors.New("the header of the answer is too large")
 
 // A source reads a connection into a buffer that it holds only while bytes are in it: where there is a descriptor, it
 // waits until something can be read and takes a buffer then. A stream that idles costs no buffer.
 type source struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil: no descriptor
-	pool *buffers
-	buf  *[]byte
-	r, w int                   // buf[r:w] is unread
-	try  func(fd uintptr) bool // readNow; a field, so that it is allocated once
-	n    int                   // result of try
-	err  error                 // likewise
+	conn   net.Conn
+	raw    syscall.RawConn // nil: no descriptor
+	pool   *buffers
+	most   int // how much may be unread at once, in bytes; at least bufferSize
+	buf    *[]byte
+	r, w   int                   // buf[r:w] is unread
+	try    func(fd uintptr) bool // readNow; a field, so that it is allocated once
+	n      int                   // result of try
+	err    error                 // likewise
+	look   func(fd uintptr)      // peek; a field, so that it is allocated once
+	unread bool                  // result of look
 }
 
 func newSource(c net.Conn, pool *buffers) *source {
-	s := &source{conn: c, raw: rawConn(c), pool: pool}
-	s.try = s.readNow
+	s := &source{conn: c, raw: rawConn(c), pool: pool, most: bufferSize}
+	s.try, s.look = s.readNow, s.peek
 	return s
 }
 
@@ -71,17 +78,26 @@ func (s *source) drop() {
 	s.buf, s.r, s.w = nil, 0, 0
 }
 
+// more gives what is unread, and waits for it where there is nothing.
+func (s *source) more() ([]byte, error) {
+	if s.buf == nil {
+		if err := s.fill(); err != nil {
+			return nil, err
+		}
+	}
+	return s.bytes(), nil
+}
+
 // fill waits for at least one more byte.
 func (s *source) fill() error {
 	if s.raw == nil && s.buf == nil {
 		s.buf = s.pool.get()
 	}
 	if s.buf != nil && s.w == len(*s.buf) {
-		if s.r == 0 {
+		if s.r == 0 && s.w >= s.most {
 			return errFull
 		}
-		s.w = copy(*s.buf, (*s.buf)[s.r:s.w])
-		s.r = 0
+		s.makeRoom()
 	}
 	var err error
 	if s.raw != nil {
@@ -104,6 +120,26 @@ func (s *source) fill() error {
 		s.drop()
 	}
 	return err
+}
+
+// quiet says whether there is nothing to read, not even the end. Where there is no descriptor, nobody knows.
+func (s *source) quiet() bool {
+	return s.raw == nil || s.raw.Control(s.look) == nil && !s.unread
+}
+
+func (s *source) peek(fd uintptr) { s.unread = pending(fd) }
+
+// makeRoom moves what is unread to the front of the buffer, or into a larger one, which is not kept.
+func (s *source) makeRoom() {
+	old := s.buf
+	if s.r == 0 {
+		s.buf = new(make([]byte, min(2*s.w, s.most)))
+	}
+	s.w = copy(*s.buf, (*old)[s.r:s.w])
+	s.r = 0
+	if old != s.buf {
+		s.pool.put(old)
+	}
 }
 
 // readNow reads what is there, and says false where nothing is.

@@ -13,7 +13,6 @@ import (
 
 // Bounds of connections to backends. Those that idle are kept per address.
 const (
-	dialTime  = 5 * time.Second
 	idleTime  = 60 * time.Second
 	maxIdle   = 256
 	sweepTime = 10 * time.Second
@@ -31,6 +30,8 @@ type upstream struct {
 	size   uint64    // bytes written for this one
 	torn   bool      // a request could not be written in full
 	since  time.Time // when it began to idle
+	due    time.Time // when the backend must have shown a sign of life
+	alarm  time.Time // when reading and writing fail: see visit.await
 	closed bool      // by the backend, idle or not; guarded by upstreams.mu
 }
 
@@ -47,14 +48,17 @@ type upstreams struct {
 }
 
 // get takes an idle connection, or opens one if there is none or fresh is asked for.
-func (p *upstreams) get(ctx context.Context, to *hop, fresh bool) (*upstream, error) {
+func (p *upstreams) get(ctx context.Context, to *destination, fresh bool) (*upstream, error) {
 	addr := to.pool()
 	if !fresh {
-		if u := p.take(addr); u != nil {
-			return u, nil
+		for u := p.take(addr); u != nil; u = p.take(addr) {
+			if u.quiet() {
+				return u, nil
+			}
+			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	ctx, cancel := context.WithTimeout(ctx, to.limit)
 	defer cancel()
 	c, err := p.open(ctx, to)
 	if err != nil {
@@ -71,7 +75,7 @@ func (p *upstreams) get(ctx context.Context, to *hop, fresh bool) (*upstream, er
 	return u, nil
 }
 
-func (p *upstreams) open(ctx context.Context, to *hop) (net.Conn, error) {
+func (p *upstreams) open(ctx context.Context, to *destination) (net.Conn, error) {
 	if to.away != nil {
 		return to.away.dial(ctx, p.dial)
 	}

@@ -60,20 +60,25 @@ func (p phase) String() string { return [...]string{"request", "line", "first_by
 // visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
 type visit struct {
 	record
-	edge   *Edge
-	conn   *conn
-	ctx    *fasthttp.RequestCtx
-	head   head
-	ask    ask
-	lease  router.Lease
-	held   bool // lease is to be released
-	phase  phase
-	begun  bool   // headers of a stream are out: heartbeats
-	last   bool   // the connection closes afterwards
-	http1  bool   // the client speaks HTTP/1.1, not 1.0
+	edge  *Edge
+	conn  *conn
+	ctx   *fasthttp.RequestCtx
+	head  head
+	ask   ask
+	lease router.Lease
+	held  bool // lease is to be released
+	phase phase
+	begun bool // headers of a stream are out: heartbeats
+	last  bool // the connection closes afterwards
+	http1 bool // the client speaks HTTP/1.1, not 1.0
+
+	end     time.Time // when the backend must be done
+	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
+	upload  *upload   // of a body that was not read before; nil: it was
+
 	known  string // the model's own name, once it is certain that there is one
 	tried  router.Tried
-	to     hop
+	to     destination
 	stayed bool // it could not overflow, and does not try again
 }
 
@@ -138,7 +143,7 @@ func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
 	v.pathLen = copy(v.path[:], path)
 	v.http1 = h.IsHTTP11()
-	v.last = h.ConnectionClose()
+	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
 	e.metrics.inFlight.Inc()
 	return v
 }

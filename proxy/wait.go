@@ -11,8 +11,8 @@ import (
 	"pilotlight/router"
 )
 
-// acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is refused before it makes one
-// wake up.
+// acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is
+// refused before it makes one wake up.
 func (v *visit) acquire() error {
 	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried}
 	lease, err := v.edge.router.TryAcquire(req)
@@ -24,7 +24,7 @@ func (v *visit) acquire() error {
 		req.Overflow = v.mayOverflow()
 		since := time.Now()
 		lease, err = v.wait(req)
-		if err == router.ErrOverflow {
+		if errors.Is(err, router.ErrOverflow) {
 			v.Waited += time.Since(since)
 			return v.overflow()
 		}
@@ -33,7 +33,10 @@ func (v *visit) acquire() error {
 		return err
 	}
 	v.lease, v.held = lease, true
-	v.to = hop{id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name)}
+	v.to = destination{
+		id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name),
+		limit: connectTime(&lease), answer: &lease.Model.Config.Answer,
+	}
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
 	v.Waited += lease.Waited
 	v.Cold, v.Overflow = v.Cold || lease.Cold, false
@@ -56,7 +59,7 @@ func (v *visit) wait(req router.Request) (router.Lease, error) {
 // heartbeat is how often the client wants a sign of life; 0: never. HTTP/1.0 has no chunks to send one in.
 func (v *visit) heartbeat() time.Duration {
 	model, ok := v.edge.router.Model(v.ask.model)
-	if !ok || !v.ask.stream || !v.http1 {
+	if !ok || !v.ask.stream || !v.http1 || v.upgrade != nil {
 		return 0
 	}
 	agent := v.ctx.Request.Header.UserAgent()
@@ -73,7 +76,9 @@ func (v *visit) heartbeat() time.Duration {
 func (v *visit) beat(every time.Duration, granted <-chan struct{}) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n\n"))
+	// One line and no empty one after it: some clients, OpenAI's own for Go and Python among them, take an empty line for
+	// the end of an event that they then cannot parse (openai/openai-python#2722).
+	comment := appendChunk(nil, []byte(": waiting for "+strings.Map(printable, v.ask.model)+"\n"))
 	for {
 		select {
 		case <-granted:

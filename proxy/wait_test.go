@@ -53,7 +53,7 @@ func timed(t *testing.T, c net.Conn, since time.Time) (string, time.Duration) {
 
 const (
 	streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nTransfer-Encoding: chunked\r\n\r\n"
-	heartbeat  = "11\r\n: waiting for m\n\n\r\n"
+	heartbeat  = "10\r\n: waiting for m\n\r\n"
 )
 
 func TestAWaitingStreamHearsHeartbeatsAndThenItsAnswer(t *testing.T) {
@@ -99,7 +99,7 @@ func TestARefusalAfterHeartbeatsIsAnEvent(t *testing.T) {
 		c := r.dial()
 		io.WriteString(c, post(`,"stream":true`))
 		resp, body := hear(t, bufio.NewReader(c))
-		if resp.StatusCode != 200 || !strings.HasPrefix(body, ": waiting for m\n\ndata: {\"error\":") || !strings.Contains(body, "wait_too_long") {
+		if resp.StatusCode != 200 || !strings.HasPrefix(body, ": waiting for m\ndata: {\"error\":") || !strings.Contains(body, "wait_too_long") {
 			t.Errorf("got %d %q", resp.StatusCode, body)
 		}
 		synctest.Wait()

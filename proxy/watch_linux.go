@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	sys "golang.org/x/sys/unix"
 )
@@ -158,4 +159,12 @@ func bytesAcked(raw syscall.RawConn) (n uint64, known bool) {
 		return 0, false
 	}
 	return max(info.Bytes_acked, 1) - 1, true // the SYN counts as one
+}
+
+// pending says whether a read from a descriptor would give something, be it the end. It does not wait, so the scheduler need
+// not know of it, which every request saves.
+func pending(fd uintptr) bool {
+	var b [1]byte
+	_, _, err := sys.RawSyscall6(sys.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, sys.MSG_PEEK|sys.MSG_DONTWAIT, 0, 0)
+	return err != syscall.EAGAIN
 }

@@ -88,8 +88,8 @@ type Model struct {
 // State is the state of the model's most wakeful backend; Stopped where it has none.
 func (m *Model) State() State {
 	best := Stopped
-	for _, b := range m.Backends {
-		if wakefulness[b.State] > wakefulness[best] {
+	for i, b := range m.Backends {
+		if i == 0 || wakefulness[b.State] > wakefulness[best] {
 			best = b.State
 		}
 	}
@@ -103,7 +103,7 @@ var wakefulness = [...]int{Failed: 0, Stopped: 1, Asleep: 2, Draining: 3, Waking
 type Fleet struct {
 	Models    []*Model          // in the order of their names
 	byName    map[string]*Model // names and aliases
-	byBackend map[string]*Model // backends' IDs
+	byBackend map[string]*Model // backends' IDs, those of models that are gone included
 }
 
 // Model finds a model by its name or an alias.
@@ -112,9 +112,9 @@ func (f *Fleet) Model(name string) (*Model, bool) {
 	return m, ok
 }
 
-// newFleet puts models and backends together. Backends of unknown models are left out: their keeper has not
-// heard of the new configuration yet.
-func newFleet(models []*Model, backends map[string][]Backend) *Fleet {
+// newFleet puts models and backends together, after the fleet was. Backends of unknown models serve nobody: their keeper
+// has not heard of the new configuration yet, or lets them finish what was in flight on their former model.
+func newFleet(models []*Model, backends map[string][]Backend, was *Fleet) *Fleet {
 	f := &Fleet{byName: make(map[string]*Model, len(models)), byBackend: map[string]*Model{}}
 	for _, known := range models {
 		m := &Model{Name: known.Name, Config: known.Config, line: known.line}
@@ -129,6 +129,8 @@ func newFleet(models []*Model, backends map[string][]Backend) *Fleet {
 			if m, ok := f.byName[b.Model]; ok && m.Name == b.Model {
 				m.Backends = append(m.Backends, &b)
 				f.byBackend[b.ID] = m
+			} else if former, ok := was.byBackend[b.ID]; ok {
+				f.byBackend[b.ID] = former
 			}
 		}
 	}

@@ -422,6 +422,33 @@ func TestDrainedWaitsForTheLastRequest(t *testing.T) {
 	})
 }
 
+func TestDrainedWaitsForTheRequestsOfAModelThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleetOf(t, wide, Backend{ID: "a", State: Ready, Slots: 4})
+		lease, err := f.TryAcquire(Request{Model: "m"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Update(map[string]config.Model{"other": {Line: wide}})
+		f.set("a", Draining)
+		if got := f.Use("a").InFlight; got != 1 {
+			t.Errorf("got %d in flight, want 1", got)
+		}
+		began := time.Now()
+		go func() {
+			time.Sleep(time.Minute)
+			lease.Release(OK)
+		}()
+		if err := f.Drained(t.Context(), "a"); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("drained after %s, %v", time.Since(began), err)
+		}
+		f.Observe("n", nil)
+		if got := f.Use("a"); got != (Use{}) {
+			t.Errorf("got %+v of a backend that is gone, want nothing", got)
+		}
+	})
+}
+
 // Whatever happens, no backend gets more than its slots, and in the end nothing is left.
 func TestSlotsAreNeverOverdrawn(t *testing.T) {
 	f := newFleetOf(t, wide, Backend{ID: "a", State: Ready, Slots: 3}, Backend{ID: "b", State: Ready, Slots: 2})

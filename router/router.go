@@ -82,7 +82,7 @@ func (r *Router) Observe(node string, backends []Backend) {
 
 // publish stores a new fleet and tells the lines, which then serve whom they can. r.mu is held.
 func (r *Router) publish(models []*Model) {
-	f := newFleet(models, r.backends)
+	f := newFleet(models, r.backends, r.Fleet())
 	r.fleet.Store(f)
 	for _, m := range f.Models {
 		m.line.observe(m)
