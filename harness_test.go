@@ -408,7 +408,7 @@ func simulated(t *testing.T, models ...sim) string {
 	for _, m := range models {
 		command := append([]string{binary(t), "modelsim", "--port", "{port}", "--model", m.name}, strings.Fields(m.args)...)
 		if m.gate != "" {
-			command = append([]string{"sh", "-c", `read x < "$0"; exec "$@"`, m.gate}, command...)
+			command = append([]string{"sh", "-c", `until read x < "$0"; do :; done; exec "$@"`, m.gate}, command...)
 		}
 		quoted, err := json.Marshal(command)
 		if err != nil {

@@ -111,12 +111,19 @@ func serve(ctx context.Context, s site) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	var certificates *proxy.Certificates
+	if s.cfg.TLS != nil {
+		if certificates, err = proxy.LoadCertificates(*s.cfg.TLS, s.log, registry); err != nil {
+			return err
+		}
+	}
+
 	var keeper *warmpool.Keeper
 	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
 	lines.Held = s.cfg.Limits.Held
 	known := &observed{Router: lines, once: make(chan struct{})}
 	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, known, launchers(s), learned, s.log)
-	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, Log: s.log, Registry: registry})
+	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
 	desk := &http.Server{
 		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
 		ReadHeaderTimeout: 10 * time.Second,

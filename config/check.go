@@ -33,6 +33,9 @@ func (c *Config) check(at *place) {
 			at.problem("limits.%s is 0; nobody could be served", key)
 		}
 	}
+	if c.TLS != nil {
+		c.TLS.check(at.below("tls"))
+	}
 	names := checkNames(at)
 	node := c.Node
 	node.GPUs = slices.SortedFunc(slices.Values(node.GPUs), func(a, b GPU) int { return cmp.Compare(b.Memory, a.Memory) })
@@ -57,6 +60,19 @@ func checkPorts(at *place, listen, admin string) {
 		given.problem("admin is %s; it must be a loopback address, as in 127.0.0.1:%s", quote(admin), adminPort)
 	} else if dataPort == adminPort && dataPort != "0" && (loopback(dataHost) || unspecified(dataHost)) {
 		given.problem("admin and listen are both on port %s", adminPort)
+	}
+}
+
+// check: the files are looked at when they are loaded, not here: a check may run on another host.
+func (t *TLS) check(at *place) {
+	if t.Cert == "" {
+		at.problemIn("cert", "cert names no file")
+	}
+	if t.Key == "" {
+		at.problemIn("key", "key names no file")
+	}
+	if given := at.get("client_cert"); given != nil && t.ClientCA == "" {
+		given.problem("client_cert means nothing without client_ca")
 	}
 }
 
@@ -185,6 +201,9 @@ func checkModel(at *place, m Model, node Node) {
 	}
 	backends := at.below("backends")
 	for i := range m.Backends {
+		if (m.Backends[i].GRPC == "") != (m.Backends[0].GRPC == "") {
+			backends.item(i).below("grpc").problem("all backends of a model speak gRPC or none does: a call may come to any of them")
+		}
 		checkBackend(backends.item(i), &m.Backends[i], node)
 	}
 }
@@ -214,6 +233,11 @@ func checkBackend(at *place, b *Backend, node Node) {
 		at.below("address").problem("the backend has a process already; it takes either a process or an address")
 	case address != nil:
 		checkAddress(address, b.Address, 1)
+	}
+	if given := at.get("grpc"); given != nil && strings.HasPrefix(b.GRPC, ":") {
+		checkAddress(given, "localhost"+b.GRPC, 1)
+	} else if given != nil {
+		checkAddress(given, b.GRPC, 1)
 	}
 	if b.Process != nil {
 		b.Process.check(at.below("process"))

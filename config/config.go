@@ -18,6 +18,8 @@ type Config struct {
 	Trusted []Network `yaml:"trusted,omitempty"`
 	// DrainLimit is how long a shutdown lets requests in flight go on before it breaks them. Default 30s.
 	DrainLimit Duration `yaml:"drain_limit"`
+	// TLS makes the data port speak TLS. Default: none, it speaks in clear. HTTP/2 is understood either way.
+	TLS *TLS `yaml:"tls,omitempty"`
 	// Limits bound what a client may send and how slowly.
 	Limits Limits `yaml:"limits"`
 	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.
@@ -56,6 +58,40 @@ type Limits struct {
 	// with 429. Default 1GiB.
 	Held Size `yaml:"held"`
 }
+
+// TLS is what the data port needs to speak it. When a file changes it is read again; one that is no good changes nothing.
+type TLS struct {
+	// Cert is the path of the certificate, with intermediate ones behind it, as PEM. Required.
+	Cert string `yaml:"cert" jsonschema:"required"`
+	// Key is the path of the certificate's private key, as PEM. Required.
+	Key string `yaml:"key" jsonschema:"required"`
+	// Min is the lowest version of TLS that clients may speak: 1.2 or 1.3. Default 1.2.
+	Min TLSVersion `yaml:"min"`
+	// ClientCA is the path of the authorities, as PEM, that must have signed clients' certificates. Default: none, clients
+	// need no certificate.
+	ClientCA string `yaml:"client_ca,omitempty"`
+	// ClientCert says whether a client must show a certificate or may, where client_ca is given: required or optional.
+	// Default required.
+	ClientCert ClientCert `yaml:"client_cert"`
+}
+
+// TLSVersion is a version of TLS.
+type TLSVersion string
+
+// The versions.
+const (
+	TLS12 TLSVersion = "1.2"
+	TLS13 TLSVersion = "1.3"
+)
+
+// ClientCert says whether a client must show a certificate.
+type ClientCert string
+
+// The ways to look at clients' certificates.
+const (
+	ClientCertRequired ClientCert = "required"
+	ClientCertOptional ClientCert = "optional"
+)
 
 // Node is a host with GPUs.
 type Node struct {
@@ -164,6 +200,9 @@ type Backend struct {
 	Process *Process `yaml:"process,omitempty"`
 	// Address is host:port of a model server that somebody else starts. Either this or process is required.
 	Address string `yaml:"address,omitempty"`
+	// GRPC is where the model server speaks gRPC, in clear: host:port, or :port on the host of its address. All backends of a
+	// model have it or none. Default: none, calls for its model are refused.
+	GRPC string `yaml:"grpc,omitempty"`
 	// Engine is the kind of model server: its test of readiness, its load, its way to sleep. One of vllm, sglang,
 	// llama.cpp, ollama, tgi, triton, http. http knows only Backend.Ready. Default http.
 	Engine Engine `yaml:"engine"`

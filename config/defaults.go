@@ -32,6 +32,8 @@ func setDefaults(v any) {
 				Held:                  1 * GiB,
 			},
 		}
+	case *TLS:
+		*v = TLS{Min: TLS12, ClientCert: ClientCertRequired}
 	case *Model:
 		*v = Model{
 			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},

@@ -94,6 +94,10 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return enum(sleeps())
 	case reflect.TypeFor[OverflowWhen]():
 		return enum(reasons())
+	case reflect.TypeFor[TLSVersion](): // YAML takes one without quotes for a number
+		return &jsonschema.Schema{Enum: []any{TLS12, TLS13, 1.2, 1.3}}
+	case reflect.TypeFor[ClientCert]():
+		return enum(clientCerts())
 	case reflect.TypeFor[int]():
 		return &jsonschema.Schema{Type: "integer", Minimum: "0"}
 	case reflect.TypeFor[[]string]():

@@ -175,6 +175,19 @@ func (w *OverflowWhen) UnmarshalText(text []byte) error {
 
 func reasons() []OverflowWhen { return []OverflowWhen{OverflowCold, OverflowFull} }
 
+// UnmarshalText reads a version of TLS.
+func (v *TLSVersion) UnmarshalText(text []byte) error {
+	return oneOf(v, text, "version of TLS", tlsVersions())
+}
+
+// UnmarshalText reads whether clients need a certificate.
+func (c *ClientCert) UnmarshalText(text []byte) error {
+	return oneOf(c, text, "way to look at clients' certificates", clientCerts())
+}
+
+func tlsVersions() []TLSVersion { return []TLSVersion{TLS12, TLS13} }
+func clientCerts() []ClientCert { return []ClientCert{ClientCertRequired, ClientCertOptional} }
+
 func engines() []Engine { return []Engine{VLLM, SGLang, LlamaCPP, Ollama, TGI, Triton, HTTP} }
 func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks} }
 

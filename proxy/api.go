@@ -17,6 +17,7 @@ const (
 	anthropic
 	ollama
 	kserve // v1, v2 and Triton
+	gRPC   // KServe v2 and any other; see appendRefusedCall
 )
 
 // apiOf tells the API by the path.
@@ -45,6 +46,7 @@ func (a api) refusal(dst []byte, r *router.Refusal) []byte {
 		return appendJSON(dst, anthropicError(r))
 	case ollama, kserve:
 		return appendJSON(dst, plainError{r.Reason})
+	case gRPC:
 	}
 	panic("BUG: an API without a form of errors")
 }
@@ -58,6 +60,7 @@ func (a api) event(dst []byte, r *router.Refusal) []byte {
 		dst = append(dst, "event: error\ndata: "...)
 	case ollama: // a line of its own
 		return append(a.refusal(dst, r), '\n')
+	case gRPC:
 	}
 	return append(a.refusal(dst, r), "\n\n"...)
 }

@@ -1,16 +1,21 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -24,11 +29,15 @@ import (
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
 type conn struct {
-	net.Conn // to read from
-	socket   net.Conn
+	net.Conn          // to read from
+	socket   net.Conn // to write to
+	raw      net.Conn // what carries socket: a TLS connection has one below it, else it is socket
 	source   *source
 	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
+	fresh    bool          // nothing has been read
+	headBy   time.Time     // when the first header must be there; zero: fasthttp sees to it
+	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
@@ -61,18 +70,27 @@ const (
 )
 
 func newConn(socket net.Conn, ln *listener) *conn {
-	c := &conn{Conn: socket, socket: socket, ln: ln, gone: make(chan struct{}), client: socket.RemoteAddr().String()}
+	c := &conn{Conn: socket, socket: socket, raw: socket, ln: ln, fresh: true, gone: make(chan struct{}), client: socket.RemoteAddr().String()}
 	if host, _, err := net.SplitHostPort(c.client); err == nil {
 		c.client = host
 	}
 	c.trusted = ln.trusted.trust(socket.RemoteAddr())
+	if ln.certificates != nil {
+		c.socket = ln.certificates.server(socket)
+		c.Conn = c.socket
+	}
 	if c.key = ln.watch.add(rawConn(socket), c.hungUp); c.key == 0 {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
-	c.gate.limit = int(ln.limits.Header)
-	c.source.most = c.gate.limit
+	c.limit(ln.limits)
 	return c
+}
+
+// limit bounds the heads of requests.
+func (c *conn) limit(to config.Limits) {
+	c.gate.limit = int(to.Header)
+	c.source.most = c.gate.limit
 }
 
 // readAhead notices a departure where there is no descriptor to watch: by reading at all times. What the client
@@ -86,6 +104,60 @@ func (c *conn) readAhead() {
 		far.Close()
 	})
 }
+
+// greet reads the first bytes of a connection, which tell what is spoken on it. It says false where no more is to be
+// read: the client has gone, or HTTP/2 was spoken and is over.
+func (c *conn) greet() bool {
+	if t, ok := c.socket.(*tls.Conn); ok && !c.handshake(t) {
+		return false
+	}
+	for {
+		err := c.noted(c.source.fill())
+		b := c.source.bytes()
+		switch {
+		case len(b) == 0:
+			return false
+		case bytes.HasPrefix(b, []byte(http2Preface)):
+			c.ln.http2.serve(c)
+			return false
+		case err != nil, !strings.HasPrefix(http2Preface, string(b)):
+			return true
+		case c.headBy.IsZero():
+			c.headBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
+			c.Conn.SetReadDeadline(c.headBy)
+		}
+	}
+}
+
+// SetReadDeadline is fasthttp's. The first one counts from the first byte of a request, which greet may have seen a while ago.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if !c.headBy.IsZero() {
+		t, c.headBy = c.headBy, time.Time{}
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// handshake is TLS's. It may take as long as a header.
+func (c *conn) handshake(t *tls.Conn) bool {
+	t.SetDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
+	err := t.Handshake()
+	t.SetDeadline(time.Time{})
+	c.Conn.SetReadDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
+	if err == nil {
+		return true
+	}
+	c.ln.metrics.handshakes.Inc()
+	c.ln.log.Debug("TLS handshake ended", "client", c.client, "error", err)
+	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && plain.Conn != nil && slices.Contains(methods[:], string(plain.RecordHeader[:])) {
+		c.raw.SetWriteDeadline(time.Now().Add(maxPause))
+		io.WriteString(c.raw, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nthis port speaks TLS; ask for https://\n")
+	}
+	c.left()
+	return false
+}
+
+// methods are how plain HTTP requests begin, as far as the header of a TLS record goes.
+var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
 
 // takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
 func (c *conn) takeOver() {
@@ -148,7 +220,7 @@ func (c *conn) halves() {
 // cut closes the connection whatever is in flight on it.
 func (c *conn) cut() {
 	c.end(errCut)
-	c.socket.Close()
+	c.raw.Close()
 }
 
 // end closes gone and unblocks whoever reads from a backend for this client.
@@ -216,7 +288,7 @@ func (c *conn) state(s fasthttp.ConnState) {
 	switch {
 	case c.busy:
 	case c.ln.parts() || s == fasthttp.StateIdle && c.gate.phase != between:
-		c.socket.Close()
+		c.raw.Close()
 	case c.ln.draining():
 		c.idle = time.Now()
 	}
@@ -224,11 +296,34 @@ func (c *conn) state(s fasthttp.ConnState) {
 
 // lingerOn reads on for a while after the answer.
 func (c *conn) lingerOn() {
-	half, ok := c.socket.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil || c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+	if !closeWrite(c.socket) || c.raw != c.socket && !closeWrite(c.raw) { // TLS says that it ends, and then TCP does
+		return
+	}
+	if c.socket.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	io.CopyN(io.Discard, c.socket, lingerBytes) // how it ends does not matter
+}
+
+func closeWrite(c net.Conn) bool {
+	half, ok := c.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+// reset breaks the connection off, so that nobody takes its end for the end of an answer: TLS must not say goodbye.
+func (c *conn) reset() {
+	if tcp, ok := c.raw.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.raw.Close()
+}
+
+// proto is how the client speaks to us.
+func (c *conn) proto() string {
+	if c.ln.certificates != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // Close is fasthttp's, after the last request.
@@ -243,7 +338,9 @@ func (c *conn) Close() error {
 		c.reader.Wait()
 		c.source.drop()
 		c.left()
-		c.ln.forget(c)
+		if c.parent == nil {
+			c.ln.forget(c)
+		}
 	})
 	return nil
 }
@@ -256,6 +353,6 @@ func (c *conn) closeIdleSince(then time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.busy && !c.idle.After(then) {
-		c.socket.Close()
+		c.raw.Close()
 	}
 }

@@ -39,6 +39,8 @@ type Options struct {
 	Router Router
 	// Trusted are the proxies whose word on who forwarded a request is believed. If empty, nobody's is.
 	Trusted []config.Network
+	// TLS is what the data port speaks. If nil, it speaks in clear.
+	TLS *Certificates
 	// Log gets one line per request. If nil, nothing is logged.
 	Log *slog.Logger
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
@@ -52,18 +54,20 @@ type Options struct {
 
 // Edge answers clients.
 type Edge struct {
-	limits    config.Limits
-	shared    bool
-	router    Router
-	trusted   networks
-	log       *slog.Logger
-	metrics   *metrics
-	watch     *watch
-	buffers   buffers
-	upstreams upstreams
-	visits    sync.Pool // of *visit
-	ring      ring
-	lastID    atomic.Uint64
+	limits       config.Limits
+	shared       bool
+	router       Router
+	trusted      networks
+	certificates *Certificates
+	log          *slog.Logger
+	metrics      *metrics
+	watch        *watch
+	buffers      buffers
+	upstreams    upstreams
+	calls        calls
+	visits       sync.Pool // of *visit
+	ring         ring
+	lastID       atomic.Uint64
 }
 
 // New makes an Edge.
@@ -80,8 +84,9 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
+	e.calls = newCalls(o.Dial)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs
 	return e
 }
@@ -93,16 +98,24 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	sweeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var sweep sync.WaitGroup
 	sweep.Go(func() { e.upstreams.sweep(sweeping) })
+	if e.certificates != nil {
+		sweep.Go(func() { e.certificates.follow(sweeping) })
+	}
 	defer e.watch.close()
+	defer e.calls.close()
 	defer sweep.Wait()
 	defer stop()
 
 	defer context.AfterFunc(ctx, l.stop)()
-	err := e.server(l).Serve(l)
+	server := e.server(l)
+	l.http2 = newHTTP2(e, l, server)
+	defer l.http2.close()
+	err := server.Serve(l)
 	if !l.draining() { // it failed before it was asked to stop
 		l.stop()
 		drainLimit = 0
 	}
+	l.http2.stop()
 	l.drain(drainLimit)
 	return err
 }
@@ -232,16 +245,20 @@ func (e *Edge) unreadable(err error) *router.Refusal {
 	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		return &router.Refusal{
-			Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
-			Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", e.limits.Body),
-		}
+		return tooLarge(e.limits)
 	case small:
 		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return badRequest(fasthttp.StatusRequestTimeout, "the request took too long to come")
 	}
 	return badRequest(fasthttp.StatusBadRequest, "the request cannot be understood: %v", err)
+}
+
+func tooLarge(l config.Limits) *router.Refusal {
+	return &router.Refusal{
+		Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
+		Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", l.Body),
+	}
 }
 
 // fasthttpLog has fasthttp's own lines go where ours go.

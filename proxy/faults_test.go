@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
-	"github.com/Shopify/toxiproxy/v2/stream"
+	pipe "github.com/Shopify/toxiproxy/v2/stream"
 	"github.com/Shopify/toxiproxy/v2/toxics"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
@@ -57,7 +57,7 @@ func (a *after) Pipe(stub *toxics.ToxicStub) {
 	stub.Close()
 }
 
-func pass(stub *toxics.ToxicStub, c *stream.StreamChunk) {
+func pass(stub *toxics.ToxicStub, c *pipe.StreamChunk) {
 	if len(c.Data) > 0 {
 		stub.Output <- c
 	}

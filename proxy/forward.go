@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"net"
 	"runtime"
 	"time"
 
@@ -78,6 +77,9 @@ func (v *visit) broken(what string, cause error) error {
 
 // forward sends the request to the backend of the lease and the answer to the client.
 func (v *visit) forward() error {
+	if v.call != nil {
+		return v.forwardCall()
+	}
 	v.phase = asking
 	v.ask.rename(v.to.model)
 	u, err := v.begin()
@@ -139,7 +141,10 @@ func (v *visit) put(u *upstream) error {
 		return err
 	}
 	body := v.ask.body()
-	m := message{method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted, addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade}
+	m := message{
+		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
+		proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
+	}
 	if v.upload != nil {
 		m.length = v.upload.left
 	}
@@ -298,9 +303,7 @@ func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
 // tear makes a break look like one. Where only the end of the connection would end the answer, it is reset.
 func (v *visit) tear(f framing, d *body, err error) error {
 	if f == plain && d.kind != byLength {
-		if socket, ok := v.conn.socket.(*net.TCPConn); ok {
-			socket.SetLinger(0)
-		}
+		v.conn.reset()
 	}
 	return fmt.Errorf("backend %s broke off its answer: %w", v.to.id, err)
 }

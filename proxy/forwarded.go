@@ -130,7 +130,7 @@ func (m *message) appendForwarded(dst []byte) []byte {
 	}
 	dst = append(append(dst, m.client...), "\r\n"...)
 	if !proto {
-		dst = appendField(dst, "X-Forwarded-Proto", "http")
+		dst = appendField(dst, "X-Forwarded-Proto", m.proto)
 	}
 	return dst
 }

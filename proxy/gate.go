@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/netip"
 	"strings"
 
@@ -59,6 +60,12 @@ func (c *conn) Read(p []byte) (int, error) {
 	case g.no != nil:
 		return 0, g.no
 	case g.phase == between:
+		if c.fresh {
+			c.fresh = false
+			if !c.greet() {
+				return 0, io.EOF
+			}
+		}
 		return c.readFirst(p)
 	case g.phase == atHead && g.ahead == 0:
 		if err := c.readHead(); err != nil {

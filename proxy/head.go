@@ -199,6 +199,7 @@ type message struct {
 	head           *head
 	client         string // address, without port
 	trusted        bool   // what the client says of who forwarded the request is believed
+	proto          string // http or https: how the client speaks to us
 	addr           string // of the backend
 	length         int64  // of the body
 	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not

@@ -17,14 +17,16 @@ import (
 // shutdown can close those that idle and wait for the others.
 type listener struct {
 	net.Listener
-	limits  config.Limits
-	watch   *watch
-	buffers *buffers
-	metrics *metrics
-	trusted networks
+	limits       config.Limits
+	log          *slog.Logger
+	certificates *Certificates // nil: no TLS
+	http2        *http2
+	watch        *watch
+	buffers      *buffers
+	metrics      *metrics
+	trusted      networks
 
 	shared   bool // another edge may take over
-	log      *slog.Logger
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by stop
 
@@ -37,8 +39,8 @@ type listener struct {
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
-		shared: e.shared, log: e.log,
+		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
+		shared:  e.shared,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, from: map[string]int{}, empty: make(chan struct{}),
 	}
 }
@@ -83,11 +85,11 @@ func (l *listener) admit(socket net.Conn) *conn {
 	switch {
 	case full:
 		l.metrics.turnedAway.WithLabelValues("total").Inc()
-		turnAway(socket, "503 Service Unavailable", `{"error":{"message":"this edge serves as many connections as it may; try again","type":"server_error","code":"too_many_connections"}}`)
+		l.turnAway(socket, "503 Service Unavailable", `{"error":{"message":"this edge serves as many connections as it may; try again","type":"server_error","code":"too_many_connections"}}`)
 		return nil
 	case crowd:
 		l.metrics.turnedAway.WithLabelValues("address").Inc()
-		turnAway(socket, "429 Too Many Requests", `{"error":{"message":"this edge serves as many connections from your address as it may; use fewer, or try again","type":"rate_limit_error","code":"too_many_connections"}}`)
+		l.turnAway(socket, "429 Too Many Requests", `{"error":{"message":"this edge serves as many connections from your address as it may; use fewer, or try again","type":"rate_limit_error","code":"too_many_connections"}}`)
 		return nil
 	}
 	c := newConn(socket, l)
@@ -117,12 +119,12 @@ func addressOf(remote net.Addr) string {
 }
 
 // turnAway says that there are too many clients. The buffer of a new connection has room for that.
-func turnAway(socket net.Conn, status, body string) {
+func (l *listener) turnAway(socket net.Conn, status, body string) {
 	answer := "HTTP/1.1 " + status + "\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
-	if socket.SetWriteDeadline(time.Now().Add(maxPause)) == nil {
+	defer socket.Close()
+	if l.certificates == nil && socket.SetWriteDeadline(time.Now().Add(maxPause)) == nil { // else it cannot be told before a handshake
 		io.WriteString(socket, answer+"Content-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body)
 	}
-	socket.Close()
 }
 
 // forget is called by a conn that is closed.

@@ -17,6 +17,7 @@ type metrics struct {
 	inFlight               prometheus.Gauge
 	connections            prometheus.Gauge
 	heartbeats             prometheus.Counter
+	handshakes             prometheus.Counter
 	turnedAway             *prometheus.CounterVec
 	departures             [phases]prometheus.Counter
 	overflows              *prometheus.CounterVec
@@ -50,6 +51,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		inFlight:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_requests_in_flight", Help: "Requests being served or waiting."}),
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilotlight_connections", Help: "Clients' open connections."}),
 		heartbeats:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_heartbeats_total", Help: "Comments sent to waiting streams."}),
+		handshakes:  prometheus.NewCounter(prometheus.CounterOpts{Name: "pilotlight_tls_handshake_errors_total", Help: "TLS handshakes of clients that failed."}),
 		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pilotlight_connections_turned_away_total", Help: "Connections beyond the limit in total or of their address.",
 		}, []string{"limit"}),
@@ -68,7 +70,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.turnedAway, m.overflows, retries, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, m.overflows, retries, departures)
 	return m
 }
 

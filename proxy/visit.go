@@ -62,7 +62,8 @@ type visit struct {
 	record
 	edge  *Edge
 	conn  *conn
-	ctx   *fasthttp.RequestCtx
+	ctx   *fasthttp.RequestCtx // nil: a call
+	call  *call                // of gRPC; nil: it is none
 	head  head
 	ask   ask
 	lease router.Lease
@@ -132,18 +133,25 @@ func (v *record) name() string { return strconv.FormatUint(v.id, 36) }
 
 // open begins the record of a request. It is broken until it is known to be otherwise.
 func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
+	h := &ctx.Request.Header
+	v := e.receive(ctx.Conn().(*conn), h.Method(), h.RequestURI())
+	v.ctx = ctx
+	v.http1 = h.IsHTTP11()
+	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
+	return v
+}
+
+// receive is open for whoever has no RequestCtx.
+func (e *Edge) receive(c *conn, verb, target []byte) *visit {
 	v, ok := e.visits.Get().(*visit)
 	if !ok {
 		v = &visit{}
 	}
-	h := &ctx.Request.Header
-	v.edge, v.ctx, v.conn = e, ctx, ctx.Conn().(*conn)
+	v.edge, v.conn = e, c
 	v.id, v.At = e.lastID.Add(1), time.Now()
-	v.Client, v.Method = v.conn.client, method(h.Method())
-	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	v.Client, v.Method = c.client, method(verb)
+	path, _, _ := bytes.Cut(target, []byte("?"))
 	v.pathLen = copy(v.path[:], path)
-	v.http1 = h.IsHTTP11()
-	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
 	e.metrics.inFlight.Inc()
 	return v
 }
@@ -156,7 +164,7 @@ func (v *visit) close() {
 	}
 	v.release()
 	e := v.edge
-	if v.last || v.conn.Err() != nil || v.conn.ln.parts() {
+	if v.ctx != nil && (v.last || v.conn.Err() != nil || v.conn.ln.parts()) {
 		v.ctx.SetConnectionClose()
 	}
 	v.Total = time.Since(v.At)
@@ -239,9 +247,13 @@ func (v *visit) refuse(r *router.Refusal) {
 	b := v.edge.buffers.get()
 	defer v.edge.buffers.put(b)
 	dst := (*b)[:0]
-	if v.begun {
+	switch {
+	case v.call != nil:
+		v.Status = fasthttp.StatusOK
+		dst = v.appendRefusedCall(dst, r)
+	case v.begun:
 		dst = appendEnd(appendChunk(dst, v.ask.api.event(nil, r)), nil)
-	} else {
+	default:
 		v.Status = r.Status
 		dst = v.appendPage(dst, page{r.Status, "application/json", v.ask.api.refusal(nil, r)}, r)
 	}
