@@ -76,6 +76,17 @@ func (t *TLS) check(at *place) {
 	}
 }
 
+// check: a process of ours is on this host, where there is nobody to hide from.
+func (t *BackendTLS) check(at *place, address string) {
+	at = at.below("tls")
+	if address == "" {
+		at.problem("tls is for a backend with an address; this one is a process on this host")
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		at.problem("cert and key come together")
+	}
+}
+
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
@@ -233,6 +244,9 @@ func checkBackend(at *place, b *Backend, node Node) {
 		at.below("address").problem("the backend has a process already; it takes either a process or an address")
 	case address != nil:
 		checkAddress(address, b.Address, 1)
+	}
+	if b.TLS != nil {
+		b.TLS.check(at, b.Address)
 	}
 	if given := at.get("grpc"); given != nil && strings.HasPrefix(b.GRPC, ":") {
 		checkAddress(given, "localhost"+b.GRPC, 1)

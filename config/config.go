@@ -75,6 +75,20 @@ type TLS struct {
 	ClientCert ClientCert `yaml:"client_cert"`
 }
 
+// BackendTLS is how we speak TLS to a backend: in its requests, its gRPC and its test of readiness alike. No key is required: {} is
+// TLS with the authorities that this host trusts.
+type BackendTLS struct {
+	// CA is the path of the authorities, as PEM, that must have signed the backend's certificate. Default: those that this
+	// host trusts.
+	CA string `yaml:"ca,omitempty"`
+	// ServerName is the name that the backend's certificate must bear. Default: the host of its address.
+	ServerName string `yaml:"server_name,omitempty"`
+	// Cert is the path of our own certificate, as PEM. Default: none.
+	Cert string `yaml:"cert,omitempty"`
+	// Key is the path of its private key, as PEM. Required with cert.
+	Key string `yaml:"key,omitempty"`
+}
+
 // TLSVersion is a version of TLS.
 type TLSVersion string
 
@@ -200,7 +214,9 @@ type Backend struct {
 	Process *Process `yaml:"process,omitempty"`
 	// Address is host:port of a model server that somebody else starts. Either this or process is required.
 	Address string `yaml:"address,omitempty"`
-	// GRPC is where the model server speaks gRPC, in clear: host:port, or :port on the host of its address. All backends of a
+	// TLS makes us speak TLS to the address. Default: none. Only a backend with an address has it.
+	TLS *BackendTLS `yaml:"tls,omitempty"`
+	// GRPC is where the model server speaks gRPC: host:port, or :port on the host of its address. All backends of a
 	// model have it or none. Default: none, calls for its model are refused.
 	GRPC string `yaml:"grpc,omitempty"`
 	// Engine is the kind of model server: its test of readiness, its load, its way to sleep. One of vllm, sglang,

@@ -3,8 +3,6 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -59,7 +57,7 @@ func (c *Certificates) load() error {
 		next.MinVersion = tls.VersionTLS13
 	}
 	if c.from.ClientCA != "" {
-		if next.ClientCAs, err = loadPool(c.from.ClientCA); err != nil {
+		if next.ClientCAs, err = config.LoadAuthorities(c.from.ClientCA); err != nil {
 			return err
 		}
 		next.ClientAuth = tls.RequireAndVerifyClientCert
@@ -71,18 +69,6 @@ func (c *Certificates) load() error {
 	c.fresh.Set(1)
 	c.expiry.Set(float64(pair.Leaf.NotAfter.Unix()))
 	return nil
-}
-
-func loadPool(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("load certificate authorities: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, errors.New("load certificate authorities: " + file + " holds none in PEM form")
-	}
-	return pool, nil
 }
 
 // follow looks at the files until ctx ends.

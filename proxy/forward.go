@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -185,14 +186,14 @@ func (v *visit) begins(u *upstream) error {
 	return v.await(u, now, due)
 }
 
-// connectTime is how long connecting to the backend of a lease may take.
-func connectTime(l *router.Lease) time.Duration {
+// configured is what the configuration says of a lease's backend, which may have just left it.
+func configured(l *router.Lease) config.Backend {
 	for i := range l.Model.Config.Backends {
 		if b := &l.Model.Config.Backends[i]; b.Name == l.Backend.ID {
-			return b.ConnectTime.Std()
+			return *b
 		}
 	}
-	return dialTime // it has just left the configuration
+	return config.Backend{ConnectTime: config.Duration(dialTime)}
 }
 
 // relay passes the answer on. It says whether the connection can serve another request.

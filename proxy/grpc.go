@@ -159,12 +159,12 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // forwardCall has the backend of the lease answer the call.
 func (v *visit) forwardCall() error {
 	v.phase = asking
-	addr, ok := grpcAddr(v.lease)
+	addr, ok := grpcAddr(&v.lease)
 	if !ok {
 		return v.broken("speaks no gRPC", errUntouched)
 	}
 	limits := v.to.answer
-	ctx, cancel := context.WithTimeoutCause(context.WithValue(v.conn, connectKey{}, v.to.limit), limits.Total.Std(), errSlow)
+	ctx, cancel := context.WithTimeoutCause(context.WithValue(v.conn, backendKey{}, configured(&v.lease)), limits.Total.Std(), errSlow)
 	defer cancel()
 	ctx, late := context.WithCancelCause(ctx)
 	alarm := time.AfterFunc(limits.FirstByte.Std(), func() { late(errSlow) })
@@ -392,39 +392,31 @@ func percent(s string) string {
 }
 
 // grpcAddr is where the backend of a lease speaks gRPC.
-func grpcAddr(l router.Lease) (string, bool) {
-	for _, b := range l.Model.Config.Backends {
-		if b.Name != l.Backend.ID || b.GRPC == "" {
-			continue
-		}
-		host, _, err := net.SplitHostPort(l.Backend.Addr)
-		if port, ok := strings.CutPrefix(b.GRPC, ":"); ok && err == nil {
-			return net.JoinHostPort(host, port), true
-		}
-		return b.GRPC, true
+func grpcAddr(l *router.Lease) (string, bool) {
+	at := configured(l).GRPC
+	host, _, err := net.SplitHostPort(l.Backend.Addr)
+	if port, ok := strings.CutPrefix(at, ":"); ok && err == nil {
+		return net.JoinHostPort(host, port), true
 	}
-	return "", false
+	return at, at != ""
 }
 
-// connectKey is the key of how long connecting may take, in a call's context.
-type connectKey struct{}
+// backendKey is the key of the config.Backend in a call's context.
+type backendKey struct{}
 
 // calls are the connections to backends on which gRPC is spoken, each for many calls at once.
 type calls struct{ transport *http.Transport }
 
-func newCalls(dial func(ctx context.Context, addr string) (net.Conn, error)) calls {
+func newCalls(p *upstreams) calls {
 	var protocols http.Protocols
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // TLS is ours
 	return calls{&http.Transport{
 		Protocols: &protocols, DisableCompression: true, IdleConnTimeout: idleTime,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingTime, MaxReceiveBufferPerStream: streamWindow},
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			limit, _ := ctx.Value(connectKey{}).(time.Duration)
-			ctx, cancel := context.WithTimeout(ctx, limit)
-			defer cancel()
-			c, err := dial(ctx, addr)
+			c, _, err := p.open(ctx, addr, ctx.Value(backendKey{}).(config.Backend), "h2")
 			if err != nil {
-				return nil, fmt.Errorf("connect to %s: %w", addr, errors.Join(errUntouched, err))
+				return nil, errors.Join(errUntouched, err)
 			}
 			return c, nil
 		},

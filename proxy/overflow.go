@@ -3,16 +3,11 @@ package proxy
 import (
 	"bytes"
 	"cmp"
-	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"pilotlight/config"
 	"pilotlight/router"
@@ -20,13 +15,12 @@ import (
 
 // destination is where a request is sent: a backend, or the upstream that its model overflows to.
 type destination struct {
-	id    string // for people
-	addr  string // of a backend, host:port
-	model string // as it is known there
-	away  *away  // nil: a backend
-
-	limit  time.Duration // for connecting
-	answer *config.Answer
+	id     string         // for people
+	addr   string         // host:port
+	model  string         // as it is known there
+	answer *config.Answer // how slowly it may answer
+	lease  *router.Lease  // of a backend
+	away   *away          // nil: a backend
 }
 
 // away is the upstream that a model overflows to, a server of somebody else's. It is told nothing of the client but what it
@@ -55,7 +49,7 @@ func (v *visit) overflow() error {
 	}
 	v.known, v.Model, v.Backend, v.Overflow = model.Name, model.Name, a.base.Host, true
 	v.Cold = v.Cold || model.State() != router.Ready
-	v.to = destination{id: a.base.Host, model: a.Model, away: a, limit: dialTime, answer: &model.Config.Answer}
+	v.to = destination{id: a.base.Host, addr: a.addr(), model: a.Model, answer: &model.Config.Answer, away: a}
 	v.edge.metrics.overflows.WithLabelValues(model.Name).Inc()
 	return nil
 }
@@ -86,44 +80,34 @@ func newAway(to *config.Overflow) (*away, error) {
 }
 
 // pool names the idle connections that can be used again.
-func (h *destination) pool() string {
-	if h.away == nil {
-		return h.addr
+func (d *destination) pool() string {
+	if d.away == nil {
+		return d.addr
 	}
-	return h.away.base.Scheme + "://" + h.away.base.Host + " " + h.away.CA
+	return d.away.base.Scheme + "://" + d.addr + " " + d.away.CA
 }
 
-// dial connects to the upstream.
-func (a *away) dial(ctx context.Context, dial func(context.Context, string) (net.Conn, error)) (net.Conn, error) {
-	port := cmp.Or(a.base.Port(), map[string]string{"http": "80", "https": "443"}[a.base.Scheme])
-	c, err := dial(ctx, net.JoinHostPort(a.base.Hostname(), port))
-	if err != nil || a.base.Scheme != "https" {
-		return c, err
+// configured is what the configuration says of connecting.
+func (d *destination) configured() config.Backend {
+	if d.away == nil {
+		return configured(d.lease)
 	}
-	secure := &tls.Config{ServerName: a.base.Hostname(), MinVersion: tls.VersionTLS12}
-	if a.CA != "" {
-		if secure.RootCAs, err = authorities(a.CA); err != nil {
-			return nil, errors.Join(err, c.Close())
-		}
-	}
-	t := tls.Client(c, secure)
-	if err := t.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return t, nil
+	return d.away.configured()
 }
 
-// authorities are the certificates of a PEM file.
-func authorities(file string) (*x509.CertPool, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificates: %w", err)
+// addr is the upstream's host:port.
+func (a *away) addr() string {
+	port := map[string]string{"http": "80", "https": "443"}[a.base.Scheme]
+	return net.JoinHostPort(a.base.Hostname(), cmp.Or(a.base.Port(), port))
+}
+
+// configured is how to connect to the upstream, as if it were a backend.
+func (a *away) configured() config.Backend {
+	b := config.Backend{ConnectTime: config.Duration(dialTime)}
+	if a.base.Scheme == "https" {
+		b.TLS = &config.BackendTLS{CA: a.CA}
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return pool, nil
+	return b
 }
 
 // appendTo appends a request line and a header in which nothing is left of the client's own credentials, cookies, query and

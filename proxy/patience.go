@@ -17,7 +17,7 @@ func (v *visit) await(u *upstream, now, due time.Time) error {
 		due = v.end
 	}
 	u.due = due
-	if u.alarm.After(now) && !u.alarm.After(due) {
+	if u.alarm.After(now) && !u.alarm.After(due) && u.raw != nil { // TLS does not go on after an alarm in a write
 		return nil
 	}
 	u.alarm = due

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"pilotlight/config"
 )
 
 // Bounds of connections to backends. Those that idle are kept per address.
@@ -58,28 +60,32 @@ func (p *upstreams) get(ctx context.Context, to *destination, fresh bool) (*upst
 			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, to.limit)
-	defer cancel()
-	c, err := p.open(ctx, to)
+	c, raw, err := p.open(ctx, to.addr, to.configured(), "http/1.1")
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			p.closeAll(func(u *upstream) bool { return u.addr == addr })
 		}
-		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+		return nil, err
 	}
-	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr, socket: rawConn(c)}
-	if t, ok := c.(*tls.Conn); ok {
-		u.socket = rawConn(t.NetConn())
-	}
-	u.key = p.watch.add(u.socket, func() { p.backendLeft(u) })
+	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr, socket: raw}
+	u.key = p.watch.add(raw, func() { p.backendLeft(u) })
 	return u, nil
 }
 
-func (p *upstreams) open(ctx context.Context, to *destination) (net.Conn, error) {
-	if to.away != nil {
-		return to.away.dial(ctx, p.dial)
+// open connects to a backend, over TLS if it is configured so. Raw is the descriptor below, if there is one.
+func (p *upstreams) open(ctx context.Context, addr string, b config.Backend, protocol string) (c net.Conn, raw syscall.RawConn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.ConnectTime.Std())
+	defer cancel()
+	if c, err = p.dial(ctx, addr); err == nil {
+		raw = rawConn(c)
+		if b.TLS != nil {
+			c, err = b.TLS.Over(ctx, c, addr, protocol)
+		}
 	}
-	return p.dial(ctx, to.addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	return c, raw, nil
 }
 
 // Write is the connection's, counted.

@@ -35,7 +35,7 @@ func (v *visit) acquire() error {
 	v.lease, v.held = lease, true
 	v.to = destination{
 		id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name),
-		limit: connectTime(&lease), answer: &lease.Model.Config.Answer,
+		answer: &lease.Model.Config.Answer, lease: &v.lease,
 	}
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
 	v.Waited += lease.Waited

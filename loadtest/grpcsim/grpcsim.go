@@ -123,7 +123,7 @@ func (s Stream) Receive() (*dynamicpb.Message, error) {
 
 // NewServer is a model server that serves one model: it sends every tensor back in capitals. A tensor that says "fail" fails;
 // one that says "die" is for die to see to, if there is one.
-func (p Protocol) NewServer(model string, die func()) *grpc.Server {
+func (p Protocol) NewServer(model string, die func(), options ...grpc.ServerOption) *grpc.Server {
 	answer := func(request *dynamicpb.Message) (*dynamicpb.Message, error) {
 		tensor := string(Tensor(request, "raw_input_contents"))
 		switch name := Text(request, "model_name"); {
@@ -147,7 +147,7 @@ func (p Protocol) NewServer(model string, die func()) *grpc.Server {
 		}
 		return answer(request)
 	}
-	s := grpc.NewServer(grpc.MaxRecvMsgSize(64 << 20))
+	s := grpc.NewServer(append(options, grpc.MaxRecvMsgSize(64<<20))...)
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service, HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "ModelInfer", Handler: infer}},

@@ -56,7 +56,7 @@ func New(spec Spec) *Launcher {
 	}
 	if spec.HTTP == nil {
 		client.Transport = &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: probeTime}).DialContext,
+			DialContext:         dial(spec.Backend),
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     time.Minute,
 			DisableCompression:  true,
@@ -72,6 +72,19 @@ func New(spec Spec) *Launcher {
 	l.mode = newMode(spec, l.engine, client)
 	l.record = l.readRecord()
 	return l
+}
+
+// dial connects, and speaks TLS where that is the backend's own address: who asks need not know.
+func dial(b config.Backend) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, probeTime)
+		defer cancel()
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil && b.TLS != nil && addr == b.Address {
+			return b.TLS.Over(ctx, c, addr, "http/1.1")
+		}
+		return c, err
+	}
 }
 
 // Close lets go of the backend, whose process goes on, and returns when nobody watches over it any more. No method may be called
