@@ -44,11 +44,13 @@ func layout() map[string][]string {
 // here, and in as few packages as possible.
 func fences() map[string][]string {
 	return map[string][]string{
+		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
 		"github.com/invopop/jsonschema":       {}, // tests only
 		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin"},
 		"github.com/rogpeppe/go-internal":     {}, // tests only
+		"github.com/rs/zerolog":               {}, // tests only
 		"github.com/valyala/fasthttp":         {"proxy"},
 		"go.yaml.in/yaml/v4":                  {"config"},
 		"google.golang.org/grpc":              {"loadtest/grpcsim"},

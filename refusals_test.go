@@ -43,6 +43,7 @@ func TestEveryRefusalIsAsDocumented(t *testing.T) {
 		"The model's name is too long":         body(`{"model":"` + strings.Repeat("m", 513) + `"}`),
 		"The body is over the limit":           p.tooLarge,
 		"The line is full":                     p.lineFull,
+		"All lines together hold too much":     holdTooMuch,
 		"The wake failed":                      p.wakeFailed,
 		"The backend rests after a failure":    p.rests,
 		"The wake stalled":                     body(chatBody("gemma-27b", "hello")),
@@ -101,6 +102,12 @@ func (p *pilotlight) lineFull(t *testing.T) reply {
 	defer first.Close()
 	p.awaitWaiting(t, "llama-8b", 1)
 	return p.call(t, chat("llama-8b", "hello")).reply(t)
+}
+
+// holdTooMuch asks a pilotlight that may hold next to nothing.
+func holdTooMuch(t *testing.T) reply {
+	p := serve(t, t.TempDir(), "limits: {held: 10B}\n"+simulated(t, sim{name: "m", args: "--load 1h"}))
+	return p.call(t, chat("m", "hello")).reply(t)
 }
 
 // wakeFailed has three clients wait for a wake that fails. To the two that have had heartbeats the refusal is an event.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -93,7 +94,7 @@ func serve(ctx context.Context, s site) error {
 		return err
 	}
 	defer unlock()
-	data, err := net.Listen("tcp", s.cfg.Listen)
+	data, err := s.listen(ctx)
 	if err != nil {
 		return fmt.Errorf("open the data port: %w", err)
 	}
@@ -119,8 +120,10 @@ func serve(ctx context.Context, s site) error {
 
 	var keeper *warmpool.Keeper
 	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
-	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, lines, launchers(s), learned, s.log)
-	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
+	lines.Held = s.cfg.Limits.Held
+	known := &observed{Router: lines, once: make(chan struct{})}
+	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, known, launchers(s), learned, s.log)
+	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
 	desk := &http.Server{
 		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
 		ReadHeaderTimeout: 10 * time.Second,
@@ -134,9 +137,17 @@ func serve(ctx context.Context, s site) error {
 	g.Go(func() error {
 		defer stopKeeper() // the pool outlives the last stream,
 		defer desk.Close() // and so does the admin port
-		closed := make(chan struct{})
-		context.AfterFunc(ctx, func() { lines.Close(); close(closed) }) // whoever waits in line is told to ask elsewhere
-		defer func() { <-closed }()
+		if s.cfg.ReusePort {
+			defer lines.Close() // nobody is to notice: whoever waits in line goes on waiting, up to the limit
+		} else {
+			closed := make(chan struct{})
+			context.AfterFunc(ctx, func() { lines.Close(); close(closed) }) // whoever waits in line is told to ask elsewhere
+			defer func() { <-closed }()
+		}
+		select {
+		case <-known.once: // or else the first to come would hear that there is nothing
+		case <-ctx.Done():
+		}
 		return edge.Serve(ctx, data, s.cfg.DrainLimit.Std())
 	})
 	g.Go(func() error {
@@ -159,6 +170,26 @@ func serve(ctx context.Context, s site) error {
 	}
 	s.log.Info("stopped")
 	return err
+}
+
+// observed is a router that says when it has first heard of the backends.
+type observed struct {
+	*router.Router
+	said sync.Once
+	once chan struct{}
+}
+
+func (o *observed) Observe(node string, backends []router.Backend) {
+	o.Router.Observe(node, backends)
+	o.said.Do(func() { close(o.once) })
+}
+
+// listen opens the data port.
+func (s site) listen(ctx context.Context) (net.Listener, error) {
+	if s.cfg.ReusePort {
+		return proxy.ListenShared(ctx, s.cfg.Listen)
+	}
+	return net.Listen("tcp", s.cfg.Listen)
 }
 
 // launchers makes the launcher of each backend.

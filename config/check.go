@@ -27,6 +27,7 @@ func (c *Config) check(at *place) {
 		"body": int64(c.Limits.Body), "header": int64(c.Limits.Header), "connections": int64(c.Limits.Connections), "write_time": int64(c.Limits.WriteTime),
 		"connections_per_address": int64(c.Limits.ConnectionsPerAddress), "requests_per_connection": int64(c.Limits.RequestsPerConnection),
 		"header_time": int64(c.Limits.HeaderTime), "body_time": int64(c.Limits.BodyTime), "idle_time": int64(c.Limits.IdleTime),
+		"held": int64(c.Limits.Held),
 	} {
 		if at := at.below("limits").below(key); limit == 0 && !at.bad {
 			at.problem("limits.%s is 0; nobody could be served", key)
@@ -199,6 +200,9 @@ func checkModel(at *place, m Model, node Node) {
 			agents.item(i).problem("an empty text is part of every User-Agent; set heartbeat to 0s instead")
 		}
 	}
+	if m.Overflow != nil {
+		m.Overflow.check(at.below("overflow"))
+	}
 	for key, limit := range map[string]Duration{
 		"first_byte": m.Answer.FirstByte, "between_bytes": m.Answer.BetweenBytes, "total": m.Answer.Total, "upgraded": m.Answer.Upgraded,
 	} {
@@ -212,6 +216,23 @@ func checkModel(at *place, m Model, node Node) {
 			backends.item(i).below("grpc").problem("all backends of a model speak gRPC or none does: a call may come to any of them")
 		}
 		checkBackend(backends.item(i), &m.Backends[i], node)
+	}
+}
+
+func (o *Overflow) check(at *place) {
+	u, err := url.Parse(o.URL)
+	switch at := at.get("url"); {
+	case at == nil || at.bad:
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		at.problem("%s is not the base of an API; write one like https://api.example.com/v1", quote(o.URL))
+	case u.User != nil:
+		at.problem("a password does not belong in the file; put the key in a file and name that in key_file")
+	case u.RawQuery != "" || u.Fragment != "":
+		at.problem("%s has more than a path; requests bring their own queries", quote(o.URL))
+	case u.Scheme == "http" && o.KeyFile != "" && !loopback(u.Hostname()):
+		at.problem("%s would show the key to whoever is on the way; use https", quote(o.URL))
+	case u.Scheme == "http" && o.CA != "":
+		at.problem("%s has no certificate that ca could vouch for; use https", quote(o.URL))
 	}
 }
 

@@ -9,6 +9,9 @@ type Config struct {
 	// Admin is the address of the admin port: status, wake, sleep, stop, metrics and /debug. Default 127.0.0.1:8081.
 	// It must be a loopback address.
 	Admin string `yaml:"admin"`
+	// ReusePort lets another pilotlight listen on the data port at the same time, as an upgrade without a lost request wants it: start
+	// the new one, then stop the old one. Linux only. Default false: a second one says that the port is taken.
+	ReusePort bool `yaml:"reuse_port"`
 	// Trusted lists the proxies in front of us, as networks in CIDR notation or as addresses: what a request from there says of
 	// who forwarded it is kept, X-Forwarded-For is appended to, and the last address in it that is not trusted is the client's.
 	// From everybody else the headers X-Forwarded-* and Forwarded are replaced. Default: none.
@@ -51,6 +54,9 @@ type Limits struct {
 	// WriteTime is how long one write to a client may take before the client counts as gone: a client that stops
 	// reading must not hold a slot. Default 1m.
 	WriteTime Duration `yaml:"write_time"`
+	// Held is how many bytes of request bodies the lines of all models may hold together; beyond that requests are refused
+	// with 429. Default 1GiB.
+	Held Size `yaml:"held"`
 }
 
 // TLS is what the data port needs to speak it. When a file changes it is read again; one that is no good changes nothing.
@@ -150,6 +156,27 @@ type Model struct {
 	Min int `yaml:"min"`
 	// NeverSleep keeps every backend that is awake awake, idle or not. Default false.
 	NeverSleep bool `yaml:"never_sleep"`
+	// Overflow is where requests go that would wait too long here. Default: nowhere.
+	Overflow *Overflow `yaml:"overflow,omitempty"`
+}
+
+// Overflow is another server that answers a model's requests while the model cannot: a hosted OpenAI-compatible API. Only
+// requests in OpenAI's API go there. The model goes on waking for those who come later.
+type Overflow struct {
+	// URL is the base of the API, as clients are given it: https://api.example.com/v1. Required.
+	URL string `yaml:"url" jsonschema:"required"`
+	// Model is the name that requests ask for there. Default: the model's own name.
+	Model string `yaml:"model"`
+	// KeyFile is the path of a file that holds the API's key. It is sent in place of the client's own, which never goes
+	// there. Default: none is sent.
+	KeyFile string `yaml:"key_file,omitempty"`
+	// CA is the path of a PEM file with the certificates by which the server is known. Default: the system's.
+	CA string `yaml:"ca,omitempty"`
+	// When says which requests go there: cold, those that have waited for a wake for longer than after, or whose model cannot
+	// be woken; full, those that would be refused because too many wait. Default: both.
+	When []OverflowWhen `yaml:"when"`
+	// After is how long a request waits for a wake before it goes there. Default 2s.
+	After Duration `yaml:"after"`
 }
 
 // Line bounds the requests of one model that wait for a slot.
@@ -279,4 +306,13 @@ const (
 	SleepNone   Sleep = "none"
 	SleepEngine Sleep = "engine"
 	SleepHooks  Sleep = "hooks"
+)
+
+// OverflowWhen is a reason for which requests go to another upstream.
+type OverflowWhen string
+
+// The reasons.
+const (
+	OverflowCold OverflowWhen = "cold"
+	OverflowFull OverflowWhen = "full"
 )

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -28,6 +29,7 @@ func setDefaults(v any) {
 				BodyTime:              5 * minute,
 				IdleTime:              2 * minute,
 				WriteTime:             1 * minute,
+				Held:                  1 * GiB,
 			},
 		}
 	case *TLS:
@@ -43,6 +45,8 @@ func setDefaults(v any) {
 		}
 	case *Backend:
 		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, ConnectTime: 5 * second, Stall: 2 * minute}
+	case *Overflow:
+		*v = Overflow{After: 2 * second}
 	case *Process:
 		*v = Process{StopTime: 10 * second}
 	}
@@ -70,6 +74,12 @@ func (c *Config) derive(at *place) {
 		m := c.Models[name]
 		if m.ServedAs == "" {
 			m.ServedAs = name
+		}
+		if o := m.Overflow; o != nil {
+			o.Model = cmp.Or(o.Model, name)
+			if o.When == nil {
+				o.When = reasons()
+			}
 		}
 		backends := at.below("backends")
 		for i := range m.Backends {

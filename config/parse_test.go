@@ -63,7 +63,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 	set := map[string]bool{}
 	changedKeys(set, reflect.ValueOf(*cfg))
-	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}} {
+	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(typ)) {
 			if key := reflect.TypeOf(typ).Name() + "." + f.Name; !set[key] {
 				t.Errorf("%s is as it would be without the file", key)
@@ -122,6 +122,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			Body: 64 * MiB, BodyHeld: MiB, Header: 64 * KiB, Connections: 65536, ConnectionsPerAddress: 4096, RequestsPerConnection: 100000,
 			HeaderTime: Duration(10 * time.Second),
 			BodyTime:   Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
+			Held: GiB,
 		},
 		Node: Node{Name: host, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight"},
 		Models: map[string]Model{"llama": {

@@ -166,7 +166,7 @@ var keyOfValue = regexp.MustCompile(`([A-Za-z0-9_-]+)["']?[ \t]*:[ \t]+`)
 func harmless(line string) string {
 	for _, m := range keyOfValue.FindAllStringSubmatchIndex(line, -1) {
 		key := line[m[2]:m[3]]
-		if looksSecret(key) && key != "secret_env" && m[1] < len(line) { // secret_env holds paths
+		if looksSecret(key) && key != "secret_env" && key != "key_file" && m[1] < len(line) { // those hold paths
 			line = line[:m[1]] + secret
 			break
 		}

@@ -168,6 +168,13 @@ func (e *Engine) UnmarshalText(text []byte) error { return oneOf(e, text, "engin
 // UnmarshalText reads the name of a way to sleep.
 func (s *Sleep) UnmarshalText(text []byte) error { return oneOf(s, text, "way to sleep", sleeps()) }
 
+// UnmarshalText reads a reason to overflow.
+func (w *OverflowWhen) UnmarshalText(text []byte) error {
+	return oneOf(w, text, "reason to overflow", reasons())
+}
+
+func reasons() []OverflowWhen { return []OverflowWhen{OverflowCold, OverflowFull} }
+
 // UnmarshalText reads a version of TLS.
 func (v *TLSVersion) UnmarshalText(text []byte) error {
 	return oneOf(v, text, "version of TLS", tlsVersions())

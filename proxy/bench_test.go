@@ -56,6 +56,31 @@ func BenchmarkEdge(b *testing.B) {
 	})
 }
 
+// BenchmarkRefusal is a request over a loopback socket that finds the line full.
+func BenchmarkRefusal(b *testing.B) {
+	ln := listen(b)
+	r := start(b, ln, 0, withModel(func(m *config.Model) { m.Line.Requests = 0 }))
+	b.Cleanup(func() {
+		r.stop()
+		<-r.served
+		r.router.Close()
+	})
+	r.asleep()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	request, buf := []byte(post("")), make([]byte, 4096)
+	b.ReportAllocs()
+	for b.Loop() {
+		c.Write(request)
+		if n, err := c.Read(buf); err != nil || string(buf[:12]) != "HTTP/1.1 429" {
+			b.Fatalf("got %q, %v", buf[:n], err)
+		}
+	}
+}
+
 // BenchmarkIdleStream says what a stream costs in memory while nothing flows. Its two peers are part of it: see the
 // sockets of the benchmark itself.
 func BenchmarkIdleStream(b *testing.B) {

@@ -53,6 +53,7 @@ type conn struct {
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
 	busy     bool       // from the first byte of a request until its answer is complete
+	idle     time.Time  // since when it is not, if that came to be during a shutdown
 	tunnel   bool       // a client that closes its sending half has not gone
 }
 
@@ -284,8 +285,12 @@ func (c *conn) state(s fasthttp.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
-	if !c.busy && (c.ln.draining() || s == fasthttp.StateIdle && c.gate.phase != between) {
+	switch {
+	case c.busy:
+	case c.ln.parts() || s == fasthttp.StateIdle && c.gate.phase != between:
 		c.raw.Close()
+	case c.ln.draining():
+		c.idle = time.Now()
 	}
 }
 
@@ -341,10 +346,13 @@ func (c *conn) Close() error {
 }
 
 // closeIdle closes a connection on which nothing is in flight.
-func (c *conn) closeIdle() {
+func (c *conn) closeIdle() { c.closeIdleSince(time.Now()) }
+
+// closeIdleSince closes a connection on which nothing has been in flight since then.
+func (c *conn) closeIdleSince(then time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.busy {
+	if !c.busy && !c.idle.After(then) {
 		c.raw.Close()
 	}
 }

@@ -45,6 +45,9 @@ type Options struct {
 	Log *slog.Logger
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
+	// Shared says that the listener is from ListenShared: another edge may take over when this one shuts down, and no request
+	// must be lost then.
+	Shared bool
 	// Dial connects to a backend. If nil, by TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
@@ -52,6 +55,7 @@ type Options struct {
 // Edge answers clients.
 type Edge struct {
 	limits       config.Limits
+	shared       bool
 	router       Router
 	trusted      networks
 	certificates *Certificates
@@ -80,7 +84,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/valyala/fasthttp/fasthttputil"
 
 	"pilotlight/config"
@@ -608,19 +609,43 @@ func TestContinueIsSaidBetweenPipelinedRequests(t *testing.T) {
 	}
 }
 
+// crossed is a connection to a backend that closes it at the very moment at which a second request is sent.
+type crossed struct {
+	*net.TCPConn
+	writes int
+	close  func()
+}
+
+func (c *crossed) Write(p []byte) (int, error) {
+	if c.writes++; c.writes == 2 {
+		c.close()
+	}
+	return c.TCPConn.Write(p)
+}
+
 func TestAnIdleConnectionThatClosedIsNoFailure(t *testing.T) {
-	var seen atomic.Int32
-	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, number int) {
-		if number == 0 {
-			readRequest(in)
-			io.WriteString(c, ok)
-			in.Peek(1) // the next request comes, is not read, and the connection ends
+	var seen, dialled atomic.Int32
+	end, ended := make(chan struct{}), make(chan struct{})
+	addr := backend(t, func(c net.Conn, in *bufio.Reader, number int) {
+		if number > 0 {
+			if readRequest(in) != nil {
+				seen.Add(1)
+				io.WriteString(c, ok)
+			}
 			return
 		}
-		if readRequest(in) != nil {
-			seen.Add(1)
-			io.WriteString(c, ok)
+		readRequest(in)
+		io.WriteString(c, ok)
+		<-end
+		c.Close()
+		close(ended)
+	})
+	r := real(t, addr, withDial(func(context.Context, string) (net.Conn, error) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil || dialled.Add(1) > 1 {
+			return c, err
 		}
+		return &crossed{TCPConn: c.(*net.TCPConn), close: func() { close(end); <-ended }}, nil
 	}))
 	c := r.dial()
 	say(t, c, post(""))
@@ -633,24 +658,25 @@ func TestAnIdleConnectionThatClosedIsNoFailure(t *testing.T) {
 }
 
 func TestARequestThatMayHaveKilledItsBackendGoesNowhereElse(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var requests atomic.Int32
+	mortal := func(c net.Conn, in *bufio.Reader, _ int) {
+		for range 2 {
+			if readRequest(in) == nil {
+				return
+			}
+			if requests.Add(1) == 2 {
+				return // and so does its connection: the process died
+			}
+			io.WriteString(c, ok)
+		}
 	}
-	serveBackend(t, ln, func(c net.Conn, in *bufio.Reader, _ int) {
-		readRequest(in)
-		io.WriteString(c, ok)
-		readRequest(in)
-		ln.Close() // and so does its connection: the process died
-	})
-	var healthy atomic.Int32
-	other := backend(t, func(c net.Conn, in *bufio.Reader, _ int) { healthy.Add(1) })
-	r := real(t, ln.Addr().String())
+	first, other := backend(t, mortal), backend(t, mortal)
+	r := real(t, first)
 	c := r.dial()
 	say(t, c, post(""))
-	r.ready(8, ln.Addr().String(), other)
-	if resp, body := say(t, c, post("")); resp.StatusCode != 502 || !strings.Contains(body, "backend m-0 went away") || healthy.Load() != 0 {
-		t.Errorf("got %d %q, and %d connections to the other backend", resp.StatusCode, body, healthy.Load())
+	r.ready(8, first, other)
+	if resp, body := say(t, c, post("")); resp.StatusCode != 502 || !strings.Contains(body, "backend m-0 closed the connection") || requests.Load() != 2 {
+		t.Errorf("got %d %q after %d requests", resp.StatusCode, body, requests.Load())
 	}
 }
 
@@ -687,6 +713,32 @@ func TestARequestThatReachedNobodyGoesElsewhere(t *testing.T) {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	r.idle()
+}
+
+func TestARequestThatReachedNobodyTriesEachBackendOnce(t *testing.T) {
+	up := answers(t, ok)
+	var tried []string
+	r := real(t, "", withDial(func(ctx context.Context, addr string) (net.Conn, error) {
+		tried = append(tried, addr)
+		if addr != up {
+			return nil, errors.New("nobody is there")
+		}
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}))
+	r.ready(8, "a", "b", up)
+	c := r.dial()
+	if resp, _ := say(t, c, post("")); resp.StatusCode != 200 || len(tried) != 3 {
+		t.Errorf("got %d after %v", resp.StatusCode, tried)
+	}
+	r.ready(8, "a", "b")
+	say(t, c, post("")) // takes what is left of three retries
+	tried = nil
+	if resp, _ := say(t, c, post("")); resp.StatusCode != 502 || len(tried) != 1 {
+		t.Errorf("got %d after %v, want one try: too many were tried again", resp.StatusCode, tried)
+	}
+	if n := testutil.ToFloat64(r.edge.metrics.retriesDenied); n == 0 {
+		t.Error("nobody counted what was denied")
+	}
 }
 
 func TestABackendThatIsAwayIsSaidToBe(t *testing.T) {

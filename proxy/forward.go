@@ -12,9 +12,6 @@ import (
 	"pilotlight/router"
 )
 
-// elsewhere is how often a request that reached no backend is given to another one.
-const elsewhere = 2
-
 // dialTime bounds connecting to a backend that the configuration does not name.
 const dialTime = 5 * time.Second
 
@@ -40,16 +37,31 @@ func (v *visit) serve() {
 			v.release()
 			return
 		}
-		if !errors.Is(err, errUntouched) || tries == elsewhere {
+		if !errors.Is(err, errUntouched) || tries == len(v.tried) || !v.retry() {
 			v.fail(err)
 			return
 		}
+		v.tried[tries] = v.Backend
 		v.release() // as broken
 		select {
 		case <-v.conn.Done():
 		case <-time.After(graceTime << (2 * tries)):
 		}
 	}
+}
+
+// retry says whether a request that reached no backend may be given to another one.
+func (v *visit) retry() bool {
+	if v.to.away != nil {
+		v.stayed = true // ours will be there sooner or later
+		return true
+	}
+	if !v.lease.Retry() {
+		v.edge.metrics.retriesDenied.Inc()
+		return false
+	}
+	v.edge.metrics.retries.Inc()
+	return true
 }
 
 // broken is the end of a request whose backend failed before its answer began. The client is told what happened,
@@ -60,7 +72,7 @@ func (v *visit) broken(what string, cause error) error {
 		status, what = fasthttp.StatusGatewayTimeout, "did not answer in time"
 	}
 	return fmt.Errorf("%w: %w", &router.Refusal{
-		Status: status, Code: router.BackendBroken, Reason: "backend " + v.lease.Backend.ID + " " + what,
+		Status: status, Code: router.BackendBroken, Reason: "backend " + v.to.id + " " + what,
 	}, cause)
 }
 
@@ -70,7 +82,7 @@ func (v *visit) forward() error {
 		return v.forwardCall()
 	}
 	v.phase = asking
-	v.ask.rename(v.servedAs())
+	v.ask.rename(v.to.model)
 	u, err := v.begin()
 	if err != nil {
 		return err
@@ -88,47 +100,41 @@ func (v *visit) forward() error {
 	return err
 }
 
-// servedAs is what the backend calls the model.
-func (v *visit) servedAs() string {
-	if name := v.lease.Model.Config.ServedAs; name != "" {
-		return name
-	}
-	return v.lease.Model.Name
-}
-
 // begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:
-// nothing has been sent, or the backend had closed the idle connection that was used. From the moment a connection
-// is used until relay is done a departure of the client unblocks it.
+// nothing has been sent, or the backend had closed the idle connection that was used and received nothing. From the moment
+// a connection is used until relay is done a departure of the client unblocks it.
 func (v *visit) begin() (*upstream, error) {
-	addr := v.lease.Backend.Addr
 	for again := v.upload != nil; ; again = true { // an upload cannot be repeated: it gets a connection that never idled
-		u, err := v.edge.upstreams.get(v.conn, &v.lease, again)
+		u, err := v.edge.upstreams.get(v.conn, &v.to, again)
 		switch {
 		case err != nil && v.conn.Err() != nil:
 			return nil, v.conn.Err()
-		case err != nil && again && v.upload == nil:
-			return nil, v.broken("went away", err)
 		case err != nil:
 			return nil, v.broken("cannot be reached", errors.Join(errUntouched, err))
 		}
-		if err = v.put(u, addr); err == nil {
+		if err = v.put(u); err == nil {
 			v.FirstByte = time.Since(v.At)
 			return u, nil
 		}
 		v.stopUpload(u)
+		untouched := u.untouched() && v.upload == nil && !errors.Is(err, errSlow)
 		v.edge.upstreams.close(u)
 		if left := v.conn.detach(); left != nil {
 			return nil, left
 		}
-		if !u.reused || errors.Is(err, errSlow) {
-			return nil, v.broken("closed the connection before it answered", err)
+		if untouched && u.reused {
+			continue
 		}
+		if untouched {
+			err = errors.Join(errUntouched, err)
+		}
+		return nil, v.broken("closed the connection before it answered", err)
 	}
 }
 
 // put writes the request and waits for the first byte. A backend may answer before it has read everything, so an
 // answer counts even where writing failed.
-func (v *visit) put(u *upstream, addr string) error {
+func (v *visit) put(u *upstream) error {
 	if err := v.conn.attach(u.Conn); err != nil {
 		return err
 	}
@@ -138,13 +144,18 @@ func (v *visit) put(u *upstream, addr string) error {
 	body := v.ask.body()
 	m := message{
 		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
-		proto: v.conn.proto(), addr: addr, length: int64(len(body)), upgrade: v.upgrade,
+		proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
 	}
 	if v.upload != nil {
 		m.length = v.upload.left
 	}
 	b := v.edge.buffers.get()
-	dst := m.appendTo((*b)[:0])
+	dst := (*b)[:0]
+	if v.to.away == nil {
+		dst = m.appendTo(dst)
+	} else {
+		dst = v.to.away.appendTo(dst, &m)
+	}
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil
 	}
@@ -166,7 +177,7 @@ func (v *visit) put(u *upstream, addr string) error {
 
 // begins sets the limits of a request that goes to a backend now. An upload takes its own time before them.
 func (v *visit) begins(u *upstream) error {
-	now, limits := time.Now(), v.lease.Model.Config.Answer
+	now, limits := time.Now(), v.to.answer
 	due := now.Add(limits.FirstByte.Std())
 	v.end = now.Add(limits.Total.Std())
 	if v.upload != nil {
@@ -295,7 +306,7 @@ func (v *visit) tear(f framing, d *body, err error) error {
 	if f == plain && d.kind != byLength {
 		v.conn.reset()
 	}
-	return fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
+	return fmt.Errorf("backend %s broke off its answer: %w", v.to.id, err)
 }
 
 // maxTold is how much of a backend's error is told in an event.

@@ -170,14 +170,14 @@ func (v *visit) forwardCall() error {
 	if !ok {
 		return v.broken("speaks no gRPC", errUntouched)
 	}
-	limits := v.lease.Model.Config.Answer
+	limits := v.to.answer
 	ctx, cancel := context.WithTimeoutCause(context.WithValue(v.conn, backendKey{}, configured(&v.lease)), limits.Total.Std(), errSlow)
 	defer cancel()
 	ctx, late := context.WithCancelCause(ctx)
 	alarm := time.AfterFunc(limits.FirstByte.Std(), func() { late(errSlow) })
 	defer alarm.Stop()
 	defer late(nil)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+v.call.stream.r.URL.RequestURI(), v.call.messages(v.conn, v.ask.model, v.servedAs()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+v.call.stream.r.URL.RequestURI(), v.call.messages(v.conn, v.ask.model, v.to.model))
 	if err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "the method cannot be understood: %v", err)
 	}
@@ -325,7 +325,7 @@ func (v *visit) relayMessages(body io.Reader) error {
 		case v.conn.Err() != nil:
 			return v.conn.Err()
 		case err != nil:
-			reason := fmt.Errorf("backend %s broke off its answer: %w", v.lease.Backend.ID, err)
+			reason := fmt.Errorf("backend %s broke off its answer: %w", v.to.id, err)
 			s.w.Header().Set(http.TrailerPrefix+"Grpc-Status", unavailable)
 			s.w.Header().Set(http.TrailerPrefix+"Grpc-Message", percent(reason.Error()))
 			return reason

@@ -26,18 +26,21 @@ type listener struct {
 	metrics      *metrics
 	trusted      networks
 
+	shared   bool // another edge may take over
 	stopping atomic.Bool
 	stopped  chan struct{} // closed by stop
 
 	mu    sync.Mutex // guards what follows
 	conns map[*conn]struct{}
 	from  map[string]int // how many of them come from an address
-	empty chan struct{}  // closed once stopping and without connections
+	last  bool           // no more come
+	empty chan struct{}  // closed once there are no connections and no more come
 }
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
 		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
+		shared:  e.shared,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, from: map[string]int{}, empty: make(chan struct{}),
 	}
 }
@@ -140,7 +143,7 @@ func (l *listener) forget(c *conn) {
 
 // check closes empty when it is time. l.mu is held.
 func (l *listener) check() {
-	if len(l.conns) > 0 || !l.draining() {
+	if len(l.conns) > 0 || !l.last {
 		return
 	}
 	select {
@@ -152,27 +155,62 @@ func (l *listener) check() {
 
 func (l *listener) draining() bool { return l.stopping.Load() }
 
-// stop accepts no more, and closes connections that idle; others are closed after their present answer.
+// parts says whether a connection that becomes idle is closed at once, though its client has not been told.
+func (l *listener) parts() bool { return l.draining() && !l.shared }
+
+// stop accepts no more. Answers say from now on that their connection closes. Where another edge shares the port nobody must
+// notice: connections that have begun are still accepted.
 func (l *listener) stop() {
 	if l.stopping.Swap(true) {
 		return
 	}
 	close(l.stopped)
+	if l.shared {
+		if err := refuseNew(l.Listener); err != nil {
+			l.log.Warn("connections may be lost while another edge takes over", "error", err)
+		}
+		time.Sleep(lastCall)
+	}
 	l.Listener.Close()
 }
 
-// drain waits until the last connection is closed, and closes those that are left after the limit.
+// Where another edge takes over, lastCall is how long connections that have begun are accepted: a handshake takes a round
+// trip. Courtesy is how long a connection that idles is left open: its client has not been told that it closes, and may be
+// sending a request just now, whose answer will say so.
+const (
+	lastCall = 200 * time.Millisecond
+	courtesy = time.Second
+)
+
+// drain waits until the last connection is closed: those that idle are at once, or after a courtesy, others after their
+// present answer, and those that are left after the limit are cut off.
 func (l *listener) drain(limit time.Duration) {
-	l.each((*conn).closeIdle)
+	began := time.Now()
+	l.mu.Lock()
+	l.last = true
+	l.check()
+	l.mu.Unlock()
+	if !l.shared {
+		l.each((*conn).closeIdle)
+	}
+	tick := time.NewTicker(courtesy / 4)
+	defer tick.Stop()
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case <-l.empty:
-		return
-	case <-timer.C:
+	for {
+		select {
+		case <-l.empty:
+			return
+		case <-timer.C:
+			l.each((*conn).cut)
+			<-l.empty
+			return
+		case now := <-tick.C:
+			if then := now.Add(-courtesy); l.shared && then.After(began) {
+				l.each(func(c *conn) { c.closeIdleSince(then) })
+			}
+		}
 	}
-	l.each((*conn).cut)
-	<-l.empty
 }
 
 func (l *listener) each(do func(*conn)) {

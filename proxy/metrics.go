@@ -11,15 +11,17 @@ import (
 // metrics count what the edge does. Labels are bounded: only names of known models are used, and outcomes, codes and
 // phases are few.
 type metrics struct {
-	requests    *prometheus.CounterVec
-	firstByte   *prometheus.HistogramVec
-	wait        *prometheus.HistogramVec
-	inFlight    prometheus.Gauge
-	connections prometheus.Gauge
-	heartbeats  prometheus.Counter
-	handshakes  prometheus.Counter
-	turnedAway  *prometheus.CounterVec
-	departures  [phases]prometheus.Counter
+	requests               *prometheus.CounterVec
+	firstByte              *prometheus.HistogramVec
+	wait                   *prometheus.HistogramVec
+	inFlight               prometheus.Gauge
+	connections            prometheus.Gauge
+	heartbeats             prometheus.Counter
+	handshakes             prometheus.Counter
+	turnedAway             *prometheus.CounterVec
+	departures             [phases]prometheus.Counter
+	overflows              *prometheus.CounterVec
+	retries, retriesDenied prometheus.Counter
 
 	mu     sync.RWMutex // guards what follows
 	models map[string]*modelMetrics
@@ -55,13 +57,20 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		}, []string{"limit"}),
 		models: map[string]*modelMetrics{},
 	}
+	m.overflows = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pilotlight_overflows_total", Help: "Requests that were sent to another upstream because their model was cold or its line full.",
+	}, []string{"model"})
+	retries := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pilotlight_retries_total", Help: "Requests that reached no backend: given to another one, or denied because too many were.",
+	}, []string{"verdict"})
+	m.retries, m.retriesDenied = retries.WithLabelValues("given"), retries.WithLabelValues("denied")
 	departures := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "pilotlight_departures_total", Help: "Clients that left, by how far their request was.",
 	}, []string{"phase"})
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, m.overflows, retries, departures)
 	return m
 }
 

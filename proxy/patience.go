@@ -37,7 +37,7 @@ func (v *visit) late(u *upstream) error {
 	if now.Before(u.due) {
 		return v.await(u, now, u.due)
 	}
-	limits := v.lease.Model.Config.Answer
+	limits := v.to.answer
 	switch {
 	case !now.Before(v.end):
 		return fmt.Errorf("%w: answer.total is %s", errSlow, limits.Total)
@@ -63,7 +63,7 @@ func (v *visit) fill(u *upstream) error {
 // next reads the next piece of an answer that has begun.
 func (v *visit) next(u *upstream) error {
 	now := time.Now()
-	if err := v.await(u, now, now.Add(v.lease.Model.Config.Answer.BetweenBytes.Std())); err != nil {
+	if err := v.await(u, now, now.Add(v.to.answer.BetweenBytes.Std())); err != nil {
 		return err
 	}
 	return v.fill(u)

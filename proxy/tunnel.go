@@ -56,7 +56,7 @@ func (v *visit) switchOver(u *upstream, a *answer, n int) error {
 		return err
 	}
 	u.consume(n)
-	t := newTunnel(v.conn, v.lease.Model.Config.Answer.Upgraded.Std())
+	t := newTunnel(v.conn, v.to.answer.Upgraded.Std())
 	defer t.end()
 	var in sync.WaitGroup
 	in.Go(func() { v.BytesIn = t.in(u) })

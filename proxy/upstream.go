@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"pilotlight/config"
-	"pilotlight/router"
 )
 
 // Bounds of connections to backends. Those that idle are kept per address.
@@ -24,9 +24,12 @@ const (
 type upstream struct {
 	net.Conn
 	*source
-	addr   string
+	addr   string // and what else makes it different from others
+	socket syscall.RawConn
 	key    uint64    // of the watch
 	reused bool      // it served a request before
+	sent   uint64    // bytes written for requests before this one
+	size   uint64    // bytes written for this one
 	torn   bool      // a request could not be written in full
 	since  time.Time // when it began to idle
 	due    time.Time // when the backend must have shown a sign of life
@@ -46,9 +49,9 @@ type upstreams struct {
 	shut  bool
 }
 
-// get takes an idle connection to the backend of a lease, or opens one if there is none or fresh is asked for.
-func (p *upstreams) get(ctx context.Context, l *router.Lease, fresh bool) (*upstream, error) {
-	addr := l.Backend.Addr
+// get takes an idle connection, or opens one if there is none or fresh is asked for.
+func (p *upstreams) get(ctx context.Context, to *destination, fresh bool) (*upstream, error) {
+	addr := to.pool()
 	if !fresh {
 		for u := p.take(addr); u != nil; u = p.take(addr) {
 			if u.quiet() {
@@ -57,14 +60,14 @@ func (p *upstreams) get(ctx context.Context, l *router.Lease, fresh bool) (*upst
 			p.close(u) // what came unasked would be taken for the answer to the next request
 		}
 	}
-	c, raw, err := p.open(ctx, addr, configured(l), "http/1.1")
+	c, raw, err := p.open(ctx, to.addr, to.configured(), "http/1.1")
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			p.closeAll(func(u *upstream) bool { return u.addr == addr })
 		}
 		return nil, err
 	}
-	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr}
+	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr, socket: raw}
 	u.key = p.watch.add(raw, func() { p.backendLeft(u) })
 	return u, nil
 }
@@ -85,6 +88,23 @@ func (p *upstreams) open(ctx context.Context, addr string, b config.Backend, pro
 	return c, raw, nil
 }
 
+// Write is the connection's, counted.
+func (u *upstream) Write(b []byte) (int, error) {
+	n, err := u.Conn.Write(b)
+	u.size += uint64(n)
+	return n, err
+}
+
+// untouched says whether the backend is known to have received nothing of the present request: it closed the idle connection
+// before, as servers do. Its own system would have acknowledged what came, even if the process then died.
+func (u *upstream) untouched() bool {
+	if u.size == 0 {
+		return true
+	}
+	acked, known := bytesAcked(u.socket)
+	return known && acked <= u.sent
+}
+
 func (p *upstreams) take(addr string) *upstream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,6 +121,10 @@ func (p *upstreams) take(addr string) *upstream {
 // put keeps a connection for the next request.
 func (p *upstreams) put(u *upstream) {
 	now := time.Now()
+	u.sent, u.size = u.sent+u.size, 0
+	if _, secure := u.Conn.(*tls.Conn); secure { // more was sent than was written
+		u.sent, _ = bytesAcked(u.socket)
+	}
 	p.mu.Lock()
 	keep := !u.closed && !p.shut && len(p.stack[u.addr]) < maxIdle
 	if keep {

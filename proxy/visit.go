@@ -30,7 +30,8 @@ type Visit struct {
 	Reason    string         `json:"reason,omitempty"`
 	Waited    time.Duration  `json:"waited_ns"` // in line
 	Cold      bool           `json:"cold"`
-	FirstByte time.Duration  `json:"first_byte_ns"` // of the backend's answer, after At; 0: none came
+	Overflow  bool           `json:"overflow,omitempty"` // Backend is the upstream that the model overflows to
+	FirstByte time.Duration  `json:"first_byte_ns"`      // of the backend's answer, after At; 0: none came
 	Total     time.Duration  `json:"total_ns"`
 	BytesIn   int64          `json:"bytes_in"`  // of the request's body
 	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
@@ -76,7 +77,10 @@ type visit struct {
 	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
 	upload  *upload   // of a body that was not read before; nil: it was
 
-	known string // the model's own name, once it is certain that there is one
+	known  string // the model's own name, once it is certain that there is one
+	tried  router.Tried
+	to     destination
+	stayed bool // it could not overflow, and does not try again
 }
 
 // record is a Visit as it is kept in the ring: without anything that must be allocated for each request.
@@ -160,7 +164,7 @@ func (v *visit) close() {
 	}
 	v.release()
 	e := v.edge
-	if v.ctx != nil && (v.last || v.conn.Err() != nil || v.conn.ln.draining()) {
+	if v.ctx != nil && (v.last || v.conn.Err() != nil || v.conn.ln.parts()) {
 		v.ctx.SetConnectionClose()
 	}
 	v.Total = time.Since(v.At)
@@ -194,7 +198,7 @@ func (v *visit) log(log *slog.Logger) {
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
-		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Float64("first_byte_ms", ms(v.FirstByte)),
+		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Bool("overflow", v.Overflow), slog.Float64("first_byte_ms", ms(v.FirstByte)),
 		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
 		slog.String("client", v.Client))
 }

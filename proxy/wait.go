@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"strings"
 	"sync"
@@ -10,25 +11,35 @@ import (
 	"pilotlight/router"
 )
 
-// acquire gets a lease, waiting in line if it must. A body that no backend could read is refused before it makes one
-// wake up.
+// acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is
+// refused before it makes one wake up.
 func (v *visit) acquire() error {
-	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn}
+	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried}
 	lease, err := v.edge.router.TryAcquire(req)
 	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {
 			return no
 		}
 		v.phase = inLine
+		req.Overflow = v.mayOverflow()
+		since := time.Now()
 		lease, err = v.wait(req)
+		if errors.Is(err, router.ErrOverflow) {
+			v.Waited += time.Since(since)
+			return v.overflow()
+		}
 	}
 	if err != nil {
 		return err
 	}
 	v.lease, v.held = lease, true
+	v.to = destination{
+		id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name),
+		answer: &lease.Model.Config.Answer, lease: &v.lease,
+	}
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
 	v.Waited += lease.Waited
-	v.Cold = v.Cold || lease.Cold
+	v.Cold, v.Overflow = v.Cold || lease.Cold, false
 	return nil
 }
 

@@ -148,6 +148,19 @@ func readFD(fd uintptr, p []byte) (int, error) {
 	}
 }
 
+// bytesAcked is how many bytes the peer's system has acknowledged since the connection was opened.
+func bytesAcked(raw syscall.RawConn) (n uint64, known bool) {
+	if raw == nil {
+		return 0, false
+	}
+	var info *sys.TCPInfo
+	var err error
+	if e := raw.Control(func(fd uintptr) { info, err = sys.GetsockoptTCPInfo(int(fd), sys.IPPROTO_TCP, sys.TCP_INFO) }); e != nil || err != nil {
+		return 0, false
+	}
+	return max(info.Bytes_acked, 1) - 1, true // the SYN counts as one
+}
+
 // pending says whether a read from a descriptor would give something, be it the end. It does not wait, so the scheduler need
 // not know of it, which every request saves.
 func pending(fd uintptr) bool {

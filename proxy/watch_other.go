@@ -21,4 +21,5 @@ func rawConn(net.Conn) syscall.RawConn { return nil }
 
 func readFD(uintptr, []byte) (int, error) { panic("BUG: there is no descriptor") }
 
-func pending(uintptr) bool { panic("BUG: there is no descriptor") }
+func bytesAcked(syscall.RawConn) (uint64, bool) { return 0, false }
+func pending(uintptr) bool                      { panic("BUG: there is no descriptor") }

@@ -18,17 +18,11 @@ type Lease struct {
 	at        time.Time
 }
 
-// A backend that breaks this many requests in a row is ejected, for firstEjection and then twice as long each time, up to maxEjection.
-const (
-	brokenToEject = 3
-	firstEjection = time.Second
-	maxEjection   = 30 * time.Second
-)
-
 // lease takes a slot of c. l.mu is held.
 func (l *line) lease(c *Candidate, why Why, now time.Time) Lease {
 	c.InFlight++
 	c.last = now
+	l.retries.earned++
 	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now}
 }
 
@@ -43,9 +37,7 @@ func (s *Lease) Release(o Outcome) {
 		c.broke = 0
 		l.hold = smooth(l.hold, now.Sub(s.at))
 	case Broken:
-		if c.broke++; c.broke >= brokenToEject {
-			c.Ejected = now.Add(min(firstEjection<<min(c.broke-brokenToEject, 8), maxEjection))
-		}
+		l.brokeOne(c, now)
 	case Refused, Left:
 	}
 	l.free(c, now)

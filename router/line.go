@@ -1,15 +1,16 @@
 package router
 
 import (
-	"container/list"
 	"context"
 	"slices"
 	"sync"
 	"time"
+
+	"pilotlight/config"
 )
 
-// A line hands out the slots of one model's backends, in order of arrival. A newcomer never overtakes a waiter: it takes
-// a free slot only if nobody waits.
+// A line hands out the slots of one model's backends, in the order of its queue: by arrival where priorities and tenants are
+// the same. A newcomer never overtakes a waiter: it takes a free slot only if nobody waits.
 type line struct {
 	router *Router
 	name   string
@@ -17,19 +18,13 @@ type line struct {
 	mu         sync.Mutex // guards what follows
 	model      *Model     // as last observed
 	candidates []*Candidate
-	waiters    list.List     // of *waiter
+	waiters    queue
 	bytes      int64         // bodies held by waiters
 	warmSince  time.Time     // since when some backend is ready, without a break; zero: none is
 	hold       time.Duration // how long a request keeps its slot, learned
-	closed     *Refusal      // why nobody may wait any more
-}
-
-// waiter is one request in line.
-type waiter struct {
-	bytes int64
-	since time.Time
-	cold  bool
-	done  chan answer // capacity 1: an answer never blocks
+	retries    retries
+	closed     *Refusal // why nobody may wait any more
+	owed       bool     // wakes go on though nobody waits: requests for which they began went elsewhere
 }
 
 type answer struct {
@@ -37,10 +32,12 @@ type answer struct {
 	err   error
 }
 
-func newLine(r *Router, m *Model) *line { return &line{router: r, name: m.Name, model: m} }
+func newLine(r *Router, m *Model) *line {
+	return &line{router: r, name: m.Name, model: m, retries: retries{retryReserve, time.Now()}}
+}
 
 // try takes a free slot if there is one and nobody waits for it.
-func (l *line) try() (Lease, error) {
+func (l *line) try(req Request) (Lease, error) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -50,7 +47,7 @@ func (l *line) try() (Lease, error) {
 	if l.waiters.Len() > 0 {
 		return Lease{}, ErrWait
 	}
-	c, why := Pick(l.candidates, now)
+	c, why := Pick(l.candidates, now, req.Not)
 	if c == nil {
 		return Lease{}, ErrWait
 	}
@@ -60,7 +57,7 @@ func (l *line) try() (Lease, error) {
 // acquire waits for a slot. It leaves the line as soon as ctx ends.
 func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 	now := time.Now()
-	w := &waiter{bytes: req.Bytes, since: now, done: make(chan answer, 1)}
+	w := &waiter{req: req, since: now, done: make(chan answer, 1)}
 	l.mu.Lock()
 	if l.closed != nil {
 		defer l.mu.Unlock()
@@ -68,23 +65,42 @@ func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 	}
 	limits := l.model.Config.Line
 	w.cold = l.warmSince.IsZero()
-	e := l.waiters.PushBack(w)
-	l.bytes += w.bytes
+	l.waiters.push(w)
+	l.bytes += req.Bytes
+	held := l.router.held.Add(req.Bytes)
 	l.serve(now)
-	if l.waiting(w) && (l.waiters.Len() > limits.Requests || l.bytes > int64(limits.Bytes)) {
-		l.leave(e)
+	if why := l.full(held); l.waiting(w) && why != "" {
+		l.leave(w)
 		after := l.estimate(now)
 		l.mu.Unlock()
-		return Lease{}, refuse(429, LineFull, after, "the line for %s is full; ask again later", l.name)
+		return Lease{}, refuse(429, LineFull, after, "%s; ask again later", why)
 	}
 	l.call(now)
+	overflow := l.model.Config.Overflow
 	l.mu.Unlock()
-	return l.wait(ctx, e, w, limits.MaxWait.Std())
+	var patience <-chan time.Time
+	if req.Overflow && overflow != nil && slices.Contains(overflow.When, config.OverflowCold) {
+		patience = time.After(overflow.After.Std())
+	}
+	return l.wait(ctx, w, limits.MaxWait.Std(), patience)
+}
+
+// full says why nobody may join the line, if so. Held are the bytes that all lines hold. l.mu is held.
+func (l *line) full(held int64) string {
+	limits := l.model.Config.Line
+	switch {
+	case l.waiters.Len() > limits.Requests || l.bytes > int64(limits.Bytes):
+		return "the line for " + l.name + " is full"
+	case l.router.Held > 0 && held > int64(l.router.Held):
+		return "this edge holds as much for requests that wait as it may"
+	}
+	return ""
 }
 
 // wait stands in line until there is an answer, the client leaves, or the budget for waiting is used up. Only time in which
-// a backend is ready counts: how long a wake may take is its owner's to say.
-func (l *line) wait(ctx context.Context, e *list.Element, w *waiter, budget time.Duration) (Lease, error) {
+// a backend is ready counts: how long a wake may take is its owner's to say. A request that could go elsewhere
+// does if the model still wakes when its patience ends.
+func (l *line) wait(ctx context.Context, w *waiter, budget time.Duration, patience <-chan time.Time) (Lease, error) {
 	timer := time.NewTimer(budget)
 	defer timer.Stop()
 	for {
@@ -92,7 +108,11 @@ func (l *line) wait(ctx context.Context, e *list.Element, w *waiter, budget time
 		case a := <-w.done:
 			return a.lease, a.err
 		case <-ctx.Done():
-			return l.quit(e, w, context.Cause(ctx))
+			return l.quit(w, context.Cause(ctx))
+		case <-patience:
+			if l.overflow(w) {
+				return Lease{}, ErrOverflow
+			}
 		case now := <-timer.C:
 			l.mu.Lock()
 			rest, after := l.rest(w, now, budget), l.estimate(now)
@@ -101,7 +121,7 @@ func (l *line) wait(ctx context.Context, e *list.Element, w *waiter, budget time
 				timer.Reset(rest)
 				continue
 			}
-			return l.quit(e, w, refuse(503, WaitTooLong, after, "no slot of %s was free within %s; ask again later", l.name, budget))
+			return l.quit(w, refuse(503, WaitTooLong, after, "no slot of %s was free within %s; ask again later", l.name, budget))
 		}
 	}
 }
@@ -119,7 +139,7 @@ func (l *line) rest(w *waiter, now time.Time, budget time.Duration) time.Duratio
 }
 
 // quit leaves the line for a reason of the waiter's own. What it was granted meanwhile goes to the next.
-func (l *line) quit(e *list.Element, w *waiter, why error) (Lease, error) {
+func (l *line) quit(w *waiter, why error) (Lease, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
@@ -128,7 +148,7 @@ func (l *line) quit(e *list.Element, w *waiter, why error) (Lease, error) {
 			l.free(a.lease.candidate, time.Now())
 		}
 	default:
-		l.leave(e)
+		l.leave(w)
 		if l.waiters.Len() == 0 {
 			l.callOff()
 		}
@@ -139,22 +159,29 @@ func (l *line) quit(e *list.Element, w *waiter, why error) (Lease, error) {
 // waiting says whether w has no answer yet. l.mu is held.
 func (l *line) waiting(w *waiter) bool { return len(w.done) == 0 }
 
-// leave takes a waiter out of the line. l.mu is held.
-func (l *line) leave(e *list.Element) *waiter {
-	w := l.waiters.Remove(e).(*waiter)
-	l.bytes -= w.bytes
-	return w
+// leave takes a waiter out of the line that is not served. l.mu is held.
+func (l *line) leave(w *waiter) {
+	l.waiters.remove(w)
+	l.drop(w)
+}
+
+// drop is for the bytes of a waiter that does not wait any more. l.mu is held.
+func (l *line) drop(w *waiter) {
+	l.bytes -= w.req.Bytes
+	l.router.held.Add(-w.req.Bytes)
 }
 
 // serve grants slots to the head of the line while there are both. Wakes that nobody waits for any more are called off.
 // l.mu is held.
 func (l *line) serve(now time.Time) {
 	for l.waiters.Len() > 0 {
-		c, why := Pick(l.candidates, now)
+		w := l.waiters.head()
+		c, why := Pick(l.candidates, now, w.req.Not)
 		if c == nil {
 			return
 		}
-		w := l.leave(l.waiters.Front())
+		l.waiters.serve(w)
+		l.drop(w)
 		lease := l.lease(c, why, now)
 		lease.Waited, lease.Cold = now.Sub(w.since), w.cold
 		w.done <- answer{lease: lease}
@@ -165,7 +192,9 @@ func (l *line) serve(now time.Time) {
 // refuseAll ends every wait. l.mu is held.
 func (l *line) refuseAll(why error) {
 	for l.waiters.Len() > 0 {
-		l.leave(l.waiters.Front()).done <- answer{err: why}
+		w := l.waiters.head()
+		l.leave(w)
+		w.done <- answer{err: why}
 	}
 }
 
@@ -206,6 +235,8 @@ func (l *line) observe(m *Model) {
 		}
 	}
 	l.candidates = candidates
+	l.readmit(now)
+	l.owed = l.owed && !warm
 	switch {
 	case !warm:
 		l.warmSince = time.Time{}

@@ -25,16 +25,20 @@ type Why struct {
 const readingAge = time.Second
 
 // Pick says which candidate serves a request: of the ready ones with a free slot, the one whose load after taking it is the
-// smallest share of its slots. Ejected ones come last, but they come: never is everything ejected. It gives nil
+// smallest share of its slots. Ejected ones come last, and those that were tried before even later, but they come. It gives nil
 // where no slot is free. Equal loads go to the first, so that the others can idle and sleep.
-func Pick(candidates []*Candidate, now time.Time) (*Candidate, Why) {
+func Pick(candidates []*Candidate, now time.Time, tried Tried) (*Candidate, Why) {
 	var best *Candidate
 	var score float64
 	for _, c := range candidates {
 		if c.State != Ready || c.InFlight >= c.Slots {
 			continue
 		}
-		if s := c.load(now); best == nil || s < score {
+		s := c.load(now)
+		if tried != (Tried{}) && (c.ID == tried[0] || c.ID == tried[1]) {
+			s += 2 * ejected
+		}
+		if best == nil || s < score {
 			best, score = c, s
 		}
 	}

@@ -21,20 +21,24 @@ func TestPick(t *testing.T) {
 	bad := candidate("bad", Ready, 0, 4)
 	bad.Ejected = now.Add(time.Second)
 	for name, c := range map[string]struct {
-		from []*Candidate
-		want string
+		from  []*Candidate
+		tried Tried
+		want  string
 	}{
-		"nobody":                         {nil, ""},
-		"only ready ones":                {[]*Candidate{candidate("a", Waking, 0, 4), candidate("b", Ready, 3, 4)}, "b"},
-		"only those with a free slot":    {[]*Candidate{candidate("a", Ready, 4, 4)}, ""},
-		"the smallest share":             {[]*Candidate{candidate("a", Ready, 1, 2), candidate("b", Ready, 2, 8)}, "b"},
-		"the first of equals":            {[]*Candidate{candidate("a", Ready, 0, 4), candidate("b", Ready, 0, 4)}, "a"},
-		"what the engine queues counts":  {[]*Candidate{queued, candidate("b", Ready, 1, 4)}, "b"},
-		"an old reading has no vote":     {[]*Candidate{stale, candidate("b", Ready, 1, 4)}, "stale"},
-		"ejected ones come last":         {[]*Candidate{bad, candidate("b", Ready, 3, 4)}, "b"},
-		"but never is everything barred": {[]*Candidate{bad}, "bad"},
+		"nobody":                         {nil, Tried{}, ""},
+		"only ready ones":                {[]*Candidate{candidate("a", Waking, 0, 4), candidate("b", Ready, 3, 4)}, Tried{}, "b"},
+		"only those with a free slot":    {[]*Candidate{candidate("a", Ready, 4, 4)}, Tried{}, ""},
+		"the smallest share":             {[]*Candidate{candidate("a", Ready, 1, 2), candidate("b", Ready, 2, 8)}, Tried{}, "b"},
+		"the first of equals":            {[]*Candidate{candidate("a", Ready, 0, 4), candidate("b", Ready, 0, 4)}, Tried{}, "a"},
+		"what the engine queues counts":  {[]*Candidate{queued, candidate("b", Ready, 1, 4)}, Tried{}, "b"},
+		"an old reading has no vote":     {[]*Candidate{stale, candidate("b", Ready, 1, 4)}, Tried{}, "stale"},
+		"ejected ones come last":         {[]*Candidate{bad, candidate("b", Ready, 3, 4)}, Tried{}, "b"},
+		"but never is everything barred": {[]*Candidate{bad}, Tried{}, "bad"},
+		"nor is one that was tried":      {[]*Candidate{candidate("a", Ready, 0, 4), bad, candidate("b", Ready, 3, 4)}, Tried{"a"}, "b"},
+		"one that was tried comes last":  {[]*Candidate{candidate("a", Ready, 0, 4), bad}, Tried{"a"}, "bad"},
+		"and two come, in the end":       {[]*Candidate{candidate("a", Ready, 3, 4), candidate("b", Ready, 0, 4)}, Tried{"a", "b"}, "b"},
 	} {
-		got, why := Pick(c.from, now)
+		got, why := Pick(c.from, now, c.tried)
 		if id := idOf(got); id != c.want || why.Rule == "" {
 			t.Errorf("%s: got %q (%v), want %q", name, id, why, c.want)
 		}
@@ -87,8 +91,8 @@ func FuzzPick(f *testing.F) {
 			free = free || c.State == Ready && c.InFlight < c.Slots
 			from = append(from, c)
 		}
-		got, _ := Pick(from, now)
-		again, _ := Pick(from, now)
+		got, _ := Pick(from, now, Tried{})
+		again, _ := Pick(from, now, Tried{})
 		if got != again || (got != nil) != free || got != nil && (got.State != Ready || got.InFlight >= got.Slots) {
 			t.Errorf("Pick of %v gave %v, then %v", from, got, again)
 		}

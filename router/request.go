@@ -10,7 +10,15 @@ import (
 type Request struct {
 	Model string // as the client named it: a model or an alias
 	Bytes int64  // of its body, held while it waits
+	Not   Tried
+
+	Overflow bool     // it may go to its model's other upstream, where there is one
+	Tenant   string   // who asks: within a priority tenants take turns; empty is one like the others
+	Priority Priority // Normal unless it is set
 }
+
+// Tried are the backends that could not be reached for a request: others come first.
+type Tried [2]string
 
 // Outcome is how a request ended.
 type Outcome uint8

@@ -20,10 +20,15 @@ type Waker interface {
 
 // Router gives requests their slots. All its methods may be called from any goroutine.
 type Router struct {
+	// Held bounds the bytes of request bodies that all lines hold together; 0: nothing does. It is set before the first
+	// request.
+	Held config.Size
+
 	waker Waker
 	log   *slog.Logger
 	fleet atomic.Pointer[Fleet]
 	wakes sync.WaitGroup
+	held  atomic.Int64 // bytes of bodies in all lines
 
 	mu       sync.Mutex           // guards what follows, and serialises the making of fleets
 	backends map[string][]Backend // by node, as last observed
@@ -90,17 +95,21 @@ func (r *Router) TryAcquire(req Request) (Lease, error) {
 	if !ok {
 		return Lease{}, unknownModel(req.Model)
 	}
-	return m.line.try()
+	return m.line.try(req)
 }
 
 // Acquire takes a slot, in line behind those who came before and waking a backend if need be. It ends with a
-// lease, a *Refusal, or the context's error when the client has left. A lease must be released.
+// lease, a *Refusal, ErrOverflow, or the context's error when the client has left. A lease must be released.
 func (r *Router) Acquire(ctx context.Context, req Request) (Lease, error) {
 	m, ok := r.Model(req.Model)
 	if !ok {
 		return Lease{}, unknownModel(req.Model)
 	}
-	return m.line.acquire(ctx, req)
+	lease, err := m.line.acquire(ctx, req)
+	if req.Overflow && overflows(m.Config.Overflow, err) {
+		err = ErrOverflow
+	}
+	return lease, err
 }
 
 func unknownModel(name string) *Refusal {

@@ -83,12 +83,16 @@ func (l *line) woke(c *Candidate, w *wake, err error) {
 		if next, _ := Place(l.candidates, now); next == nil && l.cold() {
 			l.refuseAll(refusal)
 		}
+		l.owed = l.owed && !l.cold()
 	}
 	l.call(now)
 }
 
-// callOff says to the owners that nobody waits any more. l.mu is held.
+// callOff says to the owners that nobody waits any more, unless it is owed to those who went elsewhere. l.mu is held.
 func (l *line) callOff() {
+	if l.owed && l.closed == nil {
+		return
+	}
 	for _, c := range l.candidates {
 		if c.wake != nil {
 			c.wake.cancel()
