@@ -165,6 +165,7 @@ func TestAModelServerThatIsKilledBreaksTheStreamAndWakesForTheNext(t *testing.T)
 	}
 	eventually(t, "the request's outcome is broken", func() bool { return p.lastOutcome(t) == "broken" })
 
+	p.await(t, "m", "stopped") // what is sent to it while it dies is broken too: it may have been read
 	p.wantOK(t, chat("m", "again", `"max_tokens":1`))
 	second := p.await(t, "m", "ready").PID
 	if second == first {
