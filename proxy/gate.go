@@ -166,7 +166,7 @@ func (g *gate) check(b []byte) (int, error) {
 	var h head
 	err = h.scan(fields)
 	switch {
-	case err == errFields:
+	case errors.Is(err, errFields):
 		return 0, g.refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, err)
 	case err == nil && h.masked:
 		err = errMasked
