@@ -121,7 +121,7 @@ func (a *away) appendTo(dst []byte, m *message) []byte {
 		dst = appendField(dst, "Authorization", "Bearer "+a.key)
 	}
 	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
-		dst = appendLength(dst, int64(m.length))
+		dst = appendLength(dst, m.length)
 	}
 	return append(dst, "\r\n"...)
 }
