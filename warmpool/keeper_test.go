@@ -115,6 +115,8 @@ func (s *server) Stop(context.Context) error {
 	return nil
 }
 
+func (s *server) Close() { s.note("close") }
+
 // site is a node in virtual time: a real router and a real keeper over servers that do not exist.
 type site struct {
 	*router.Router
@@ -571,6 +573,7 @@ func TestANewConfigurationIsTakenOver(t *testing.T) {
 		lease := s.ask("a")
 		s.use("b", time.Second)
 		next := map[string]config.Model{"a": model("a", 9*g), "c": model("c", 1*g)}
+		was := []*server{s.servers["a-0"], s.servers["b-0"]}
 		s.Update(next)
 		s.keeper.Update(next)
 		s.wants("a-0", "draining")
@@ -580,6 +583,11 @@ func TestANewConfigurationIsTakenOver(t *testing.T) {
 		s.use("a", time.Second)
 		s.use("c", time.Second)
 		synctest.Wait()
+		for _, old := range was {
+			if said := old.said(); said != "wake stop close" {
+				t.Errorf("%s was told to %s", old.id, said)
+			}
+		}
 		if got := s.Fleet().Models[0].Backends[0].Memory; got != 9*g {
 			t.Errorf("a has %d", got)
 		}

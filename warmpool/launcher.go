@@ -24,6 +24,8 @@ type Launcher interface {
 	// Stop ends the backend, whatever it is doing, and returns when its memory is free. Where nobody can stop it
 	// (a server that somebody else runs and that has no stop hook), it returns ErrCannotStop.
 	Stop(ctx context.Context) error
+	// Close lets go of the backend and leaves it as it is. It is the last call.
+	Close()
 }
 
 // Up is a backend that can answer.

@@ -138,6 +138,13 @@ func (k *Keeper) watch(u *unit) {
 	})
 }
 
+// forget notes that the backend has no model server, and holds nothing.
+func (k *Keeper) forget(u *unit) {
+	u.up, u.tier = Up{}, router.OnDisk
+	u.unwatch()
+	k.ledger.Release(u.id)
+}
+
 // unwatch forgets the model server.
 func (u *unit) unwatch() {
 	if u.watching != nil {
@@ -258,9 +265,7 @@ func (k *Keeper) halted(u *unit, err error) {
 	u.lost = nil
 	switch {
 	case err == nil || errors.Is(err, ErrCannotStop) && u.state == router.Failed:
-		u.up, u.tier = Up{}, router.OnDisk
-		u.unwatch()
-		k.ledger.Release(u.id)
+		k.forget(u)
 		k.changed = true
 		k.move(u, halted, u.reason)
 	case errors.Is(err, ErrCannotStop) && u.state == router.Waking: // a server of somebody else's; it may still come up

@@ -56,11 +56,12 @@ func (k *Keeper) settleOne(u *unit, now time.Time) {
 		}
 	case u.gone && u.state == router.Stopped:
 		u.answer(fmt.Errorf("%s is no longer in the configuration", u.id))
-		k.ledger.Release(u.id)
+		u.launcher.Close()
 		delete(k.units, u.id)
 		k.changed = true
 	case u.next != nil && u.state == router.Stopped:
 		u.spec, u.next = *u.next, nil
+		u.launcher.Close()
 		u.launcher = k.launch(u.model, u.policy, u.spec)
 		k.find(u)
 	case down && u.isWanted() && !u.gone && u.next == nil:
@@ -87,6 +88,7 @@ func (k *Keeper) takeDown(u *unit) {
 	case u.state == router.Ready && u.fixed():
 		k.move(u, dismissed, "the configuration changed")
 		k.move(u, halted, "the configuration changed")
+		k.forget(u)
 	case u.state == router.Ready:
 		k.dismiss(u, "told to", true, stop)
 	case u.state == router.Asleep:

@@ -114,6 +114,7 @@ func (k *Keeper) take(models map[string]config.Model) {
 	for id, u := range k.units {
 		u.gone = !named[id]
 	}
+	k.learned.Keep(named)
 	k.changed = true
 }
 

@@ -24,11 +24,10 @@ import (
 
 // Spec is what a Launcher needs to know of its backend.
 type Spec struct {
-	ID       string            // unique on the node; names its record and its log
-	ServedAs string            // the model's name as the model server knows it
-	Backend  config.Backend    // with its defaults filled in
-	StateDir string            // of the node; records go to backends/, logs to logs/
-	HTTP     http.RoundTripper // how the model server is asked. If nil, over TCP
+	ID       string         // unique on the node; names its record and its log
+	ServedAs string         // the model's name as the model server knows it
+	Backend  config.Backend // with its defaults filled in
+	StateDir string         // of the node; records go to backends/, logs to logs/
 	Log      *slog.Logger
 }
 
@@ -51,16 +50,13 @@ type Launcher struct {
 // New makes the Launcher of one backend. It does nothing yet.
 func New(spec Spec) *Launcher {
 	client := &http.Client{
-		Transport:     spec.HTTP,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	if spec.HTTP == nil {
-		client.Transport = &http.Transport{
+		Transport: &http.Transport{
 			DialContext:         dial(spec.Backend),
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     time.Minute,
 			DisableCompression:  true,
-		}
+		},
 	}
 	l := &Launcher{
 		spec:    spec,
@@ -90,6 +86,7 @@ func dial(b config.Backend) func(ctx context.Context, network, addr string) (net
 // Close lets go of the backend, whose process goes on, and returns when nobody watches over it any more. No method may be called
 // after it.
 func (l *Launcher) Close() {
+	l.leave()
 	close(l.closing)
 	l.watchers.Wait()
 	l.client.CloseIdleConnections()
