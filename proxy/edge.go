@@ -261,9 +261,9 @@ func tooLarge(l config.Limits) *router.Refusal {
 	}
 }
 
-// fasthttpLog has fasthttp's own lines go where ours go.
+// fasthttpLog has fasthttp's own lines go where ours go. They say again what the records of bad requests say.
 type fasthttpLog struct{ log *slog.Logger }
 
 func (l fasthttpLog) Printf(format string, args ...any) {
-	l.log.Warn("fasthttp says", "message", fmt.Sprintf(format, args...))
+	l.log.Debug("fasthttp says", "message", fmt.Sprintf(format, args...))
 }
