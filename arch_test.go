@@ -72,6 +72,7 @@ func bareSleeps() map[string]string {
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
 		"proxy/patience_test.go: TestABackendThatDoesNotBeginIsGivenUp":     "its backends run in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
+		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",
 
 		"warmpool/launch/process_test.go: TestAServerThatDiesIsSaidToBeGoneAndTakesItsGroupAlong": "polls a real process",

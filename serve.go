@@ -195,7 +195,7 @@ func (s site) listen(ctx context.Context) (net.Listener, error) {
 // launchers makes the launcher of each backend.
 func launchers(s site) warmpool.Launch {
 	return func(_ string, m config.Model, b config.Backend) warmpool.Launcher {
-		return launch.New(launch.Spec{ID: b.Name, ServedAs: m.ServedAs, Backend: b, StateDir: s.cfg.Node.StateDir, Log: s.log})
+		return launch.New(launch.Spec{ID: b.Name, ServedAs: m.ServedAs, Backend: b, StateDir: s.cfg.Node.StateDir, Checkpoint: s.cfg.Node.CUDACheckpoint, Log: s.log})
 	}
 }
 

@@ -193,6 +193,8 @@ func checkModel(at *place, m Model, node Node) {
 		at.problemIn("backends", "%s has no backend; at least one is needed", at.name())
 	} else if m.Min > len(m.Backends) {
 		at.below("min").problem("min is %d, but the model has only %d", m.Min, len(m.Backends))
+	} else if m.Max > 0 && m.Min > m.Max {
+		at.below("max").problem("max is %d, but min is %d", m.Max, m.Min)
 	}
 	agents := at.below("no_heartbeat")
 	for i, agent := range m.NoHeartbeat {
@@ -277,6 +279,8 @@ func (b *Backend) checkSleep(at *place) {
 	switch {
 	case b.Sleep == SleepEngine && !slices.Contains(canSleep, b.Engine):
 		at.below("sleep").problem("engine %s has no sleep mode; vllm, sglang, llama.cpp, ollama and triton have", b.Engine)
+	case b.Sleep == SleepCheckpoint && b.Process == nil && at.get("address") != nil:
+		at.below("sleep").problem("cuda-checkpoint is for processes that we start; this one has an address")
 	case b.Sleep == SleepHooks && (b.Hooks == nil || b.Hooks.Wake == "" && b.Hooks.Sleep == ""): // one is told by hooks
 		at.below("sleep").problem("sleep: hooks needs both hooks.wake and hooks.sleep")
 	}

@@ -121,6 +121,9 @@ type Node struct {
 	// StateDir holds the records of running model servers (by which a restarted agent adopts them), learned wake times,
 	// and the model servers' logs. Default: $XDG_STATE_HOME/pilotlight, or ~/.local/state/pilotlight.
 	StateDir string `yaml:"state_dir"`
+	// CUDACheckpoint is NVIDIA's cuda-checkpoint, by which backends with sleep: cuda-checkpoint sleep: its path, or its name
+	// in PATH. Default cuda-checkpoint.
+	CUDACheckpoint string `yaml:"cuda_checkpoint"`
 }
 
 // GPU is one GPU of a node.
@@ -154,6 +157,8 @@ type Model struct {
 	StopAfter Duration `yaml:"stop_after"`
 	// Min is how many backends are kept ready without anybody asking. Default 0.
 	Min int `yaml:"min"`
+	// Max is how many backends may be ready at once, however long the line is. Default 0: all of them.
+	Max int `yaml:"max"`
 	// NeverSleep keeps every backend that is awake awake, idle or not. Default false.
 	NeverSleep bool `yaml:"never_sleep"`
 	// Overflow is where requests go that would wait too long here. Default: nowhere.
@@ -226,19 +231,23 @@ type Backend struct {
 	// engine http /health.
 	Ready string `yaml:"ready,omitempty"`
 	// Sleep is how the backend gives its GPU memory back while its process lives: none (it is stopped instead, where
-	// we started it), engine (the engine's own sleep mode), or hooks. Default none, or hooks where hooks are given.
+	// we started it), engine (the engine's own sleep mode), hooks, or cuda-checkpoint (NVIDIA's program takes the memory away
+	// from any CUDA process that we started, and gives it back; driver 570 or later. Where that fails the process is stopped
+	// instead). Default none, or hooks where hooks are given.
 	Sleep Sleep `yaml:"sleep"`
 	// SleepLevel is vLLM's: 1 keeps the weights in host memory, 2 throws them away. Default 1; engines other than
 	// vllm have none.
 	SleepLevel int `yaml:"sleep_level,omitempty"`
 	// Hooks wake, sleep and stop the backend by plain HTTP requests.
 	Hooks *Hooks `yaml:"hooks,omitempty"`
-	// Memory is what the backend takes of GPU memory while ready, over all its GPUs. Default 0B.
+	// Memory is what the backend takes of GPU memory while ready, over all its GPUs. Where a probe measures more, that
+	// counts. Default 0B.
 	Memory Size `yaml:"memory"`
-	// AsleepMemory is what it still takes of GPU memory while asleep, over all its GPUs. Default 0B.
+	// AsleepMemory is what it still takes of GPU memory while asleep, over all its GPUs. What a probe measures replaces it.
+	// Default: 2GiB for each GPU, but no more than memory, for the sleep mode of vllm and of sglang; else 0B.
 	AsleepMemory Size `yaml:"asleep_memory"`
 	// HostMemory is what it takes of host memory while asleep. Default: memory for a sleep mode that keeps the weights
-	// there (vllm level 1, sglang), else 0B.
+	// there (vllm level 1, sglang, cuda-checkpoint), else 0B.
 	HostMemory Size `yaml:"host_memory"`
 	// GPUs is how many GPUs the backend spreads over, evenly. Default 1; 0 for a backend that uses none.
 	GPUs int `yaml:"gpus"`
@@ -306,6 +315,8 @@ const (
 	SleepNone   Sleep = "none"
 	SleepEngine Sleep = "engine"
 	SleepHooks  Sleep = "hooks"
+
+	SleepCheckpoint Sleep = "cuda-checkpoint"
 )
 
 // OverflowWhen is a reason for which requests go to another upstream.

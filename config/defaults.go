@@ -32,6 +32,8 @@ func setDefaults(v any) {
 				Held:                  1 * GiB,
 			},
 		}
+	case *Node:
+		*v = Node{CUDACheckpoint: "cuda-checkpoint"}
 	case *TLS:
 		*v = TLS{Min: TLS12, ClientCert: ClientCertRequired}
 	case *Model:
@@ -89,6 +91,10 @@ func (c *Config) derive(at *place) {
 	}
 }
 
+// residue is what an engine that sleeps still holds of each GPU, which is mostly CUDA's own context and graphs: 0.8 to 2 GiB
+// for vLLM (llm-d fast-model-actuation, docs/e2e-recipe.md, which plans 2).
+const residue = 2 * GiB
+
 func (b *Backend) derive(at *place, name string) {
 	if b.Name == "" {
 		b.Name = name
@@ -102,7 +108,11 @@ func (b *Backend) derive(at *place, name string) {
 	if at.get("sleep_level") == nil && b.Engine == VLLM {
 		b.SleepLevel = 1
 	}
-	keepsWeights := b.Sleep == SleepEngine && (b.Engine == VLLM && b.SleepLevel == 1 || b.Engine == SGLang)
+	byEngine := b.Sleep == SleepEngine && (b.Engine == VLLM || b.Engine == SGLang)
+	if at.get("asleep_memory") == nil && byEngine {
+		b.AsleepMemory = min(Size(b.GPUs)*residue, b.Memory)
+	}
+	keepsWeights := byEngine && (b.Engine == SGLang || b.SleepLevel == 1) || b.Sleep == SleepCheckpoint
 	if at.get("host_memory") == nil && keepsWeights {
 		b.HostMemory = b.Memory
 	}

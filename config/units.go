@@ -189,7 +189,7 @@ func tlsVersions() []TLSVersion { return []TLSVersion{TLS12, TLS13} }
 func clientCerts() []ClientCert { return []ClientCert{ClientCertRequired, ClientCertOptional} }
 
 func engines() []Engine { return []Engine{VLLM, SGLang, LlamaCPP, Ollama, TGI, Triton, HTTP} }
-func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks} }
+func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks, SleepCheckpoint} }
 
 // oneOf stores text if it is one of the names, else says what it might have been.
 func oneOf[T ~string](into *T, text []byte, what string, names []T) error {

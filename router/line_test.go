@@ -496,3 +496,31 @@ func BenchmarkAcquireAndRelease(b *testing.B) {
 		lease.Release(OK)
 	}
 }
+
+func TestNoMoreBackendsWakeThanMax(t *testing.T) {
+	for limit, want := range map[int]int{0: 3, 1: 1, 2: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleetOf(t, wide, Backend{ID: "a"}, Backend{ID: "b"}, Backend{ID: "c"})
+			f.Update(map[string]config.Model{"m": {Line: wide, Max: limit}})
+			var all sync.WaitGroup
+			for i := range 100 {
+				all.Go(func() {
+					if i > 0 {
+						time.Sleep(2 * time.Second) // the first has shown how long one takes
+					}
+					lease, err := f.Acquire(t.Context(), Request{Model: "m"})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(time.Second)
+					lease.Release(OK)
+				})
+			}
+			all.Wait()
+			if woken := slices.Compact(f.woken); len(woken) != want {
+				t.Errorf("with max: %d %v were woken, want %d of them", limit, woken, want)
+			}
+		})
+	}
+}

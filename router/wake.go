@@ -28,7 +28,7 @@ func (l *line) call(now time.Time) {
 			l.refuseAll(l.nobody(now))
 			return
 		}
-	case c == nil || l.backlog() <= c.ReadyAt(now).Sub(now):
+	case c == nil || l.isFull() || l.backlog() <= c.ReadyAt(now).Sub(now):
 		return
 	}
 	l.start(c)
@@ -37,6 +37,17 @@ func (l *line) call(now time.Time) {
 // cold says that no backend is ready and none has been asked to be. l.mu is held.
 func (l *line) cold() bool {
 	return l.warmSince.IsZero() && !slices.ContainsFunc(l.candidates, func(c *Candidate) bool { return c.wake != nil })
+}
+
+// isFull says that as many backends are ready, or on the way, as may be. l.mu is held.
+func (l *line) isFull() bool {
+	most, up := l.model.Config.Max, 0
+	for _, c := range l.candidates {
+		if c.State == Ready || c.State == Waking || c.wake != nil {
+			up++
+		}
+	}
+	return most > 0 && up >= most
 }
 
 // backlog is how long the line would wait if no further backend woke. l.mu is held.

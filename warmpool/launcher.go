@@ -15,7 +15,8 @@ type Launcher interface {
 	// Nothing to find is Stopped and no error. A server that is up but not ready yet is Waking: call Wake to see it through.
 	Find(ctx context.Context) (Found, error)
 	// Wake makes the backend ready on the given GPUs and returns as soon as its engine says that it can answer.
-	// It gives up on lack of progress, with ErrStalled, never on a deadline, and at once when the process ends.
+	// It gives up on lack of progress, with ErrStalled, never on a deadline, and at once when the process ends: with
+	// ErrOutOfMemory where the GPUs had too little left for it.
 	Wake(ctx context.Context, gpus []int) (Up, error)
 	// Sleep gives the GPU memory back and keeps the process. The backend must have nothing in flight. It returns the
 	// tier where the weights are now; ErrCannotSleep where only Stop will do; ErrBusy, with nothing changed, where the
@@ -49,4 +50,5 @@ var (
 	ErrCannotStop  = errors.New("it is not ours to stop")
 	ErrBusy        = errors.New("its engine is busy")
 	ErrStalled     = errors.New("no progress")
+	ErrOutOfMemory = errors.New("out of GPU memory")
 )

@@ -27,8 +27,10 @@ type Spec struct {
 	ID       string         // unique on the node; names its record and its log
 	ServedAs string         // the model's name as the model server knows it
 	Backend  config.Backend // with its defaults filled in
-	StateDir string         // of the node; records go to backends/, logs to logs/
-	Log      *slog.Logger
+	// Checkpoint is the path or name of the cuda-checkpoint program; empty where no backend sleeps by it.
+	Checkpoint string
+	StateDir   string // of the node; records go to backends/, logs to logs/
+	Log        *slog.Logger
 }
 
 // Launcher moves one backend between the tiers. It is a warmpool.Launcher: its methods are called one at a time.
@@ -38,6 +40,8 @@ type Launcher struct {
 	client *http.Client
 	mode   mode
 	log    *slog.Logger
+
+	checkpointer checkpointer
 
 	record record    // what outlives us
 	child  *child    // the process, nil where there is none
@@ -64,6 +68,8 @@ func New(spec Spec) *Launcher {
 		client:  client,
 		log:     spec.Log.With("backend", spec.ID),
 		closing: make(chan struct{}),
+
+		checkpointer: checkpointer{spec.Checkpoint},
 	}
 	l.mode = newMode(spec, l.engine, client)
 	l.record = l.readRecord()
@@ -101,7 +107,7 @@ func (l *Launcher) Find(ctx context.Context) (warmpool.Found, error) {
 		return stopped, nil
 	}
 	status := probe.Asleep
-	if l.record.Slept == nil || l.engine.SaysAsleep() {
+	if l.record.Slept == nil || l.engine.SaysAsleep() && len(l.record.Checkpointed) == 0 {
 		status, _ = l.status(ctx)
 	}
 	if err := ctx.Err(); err != nil {
@@ -133,7 +139,7 @@ func (l *Launcher) Wake(ctx context.Context, gpus []int) (warmpool.Up, error) {
 		return warmpool.Up{}, fmt.Errorf("wake %s: %w", l.spec.ID, err)
 	}
 	if l.record.Slept != nil {
-		l.record.Slept = nil
+		l.record.Slept, l.record.Checkpointed = nil, nil
 		if err := l.saveRecord(); err != nil {
 			return warmpool.Up{}, fmt.Errorf("wake %s: %w", l.spec.ID, err)
 		}
@@ -143,7 +149,14 @@ func (l *Launcher) Wake(ctx context.Context, gpus []int) (warmpool.Up, error) {
 
 func (l *Launcher) wake(ctx context.Context, gpus []int) error {
 	if l.spec.Backend.Process == nil || l.current() != nil {
-		return l.awaitReady(ctx)
+		err := l.awaitReady(ctx)
+		if !errors.Is(err, errRestore) || errors.Is(err, warmpool.ErrOutOfMemory) || ctx.Err() != nil {
+			return err
+		}
+		l.log.Warn("a process is started anew", "error", err)
+		if err := l.stopProcess(ctx, l.child); err != nil {
+			return err
+		}
 	}
 	for attempt := 1; ; attempt++ {
 		if ctx.Err() != nil {
@@ -183,7 +196,7 @@ func (l *Launcher) sleep(ctx context.Context) (router.Tier, error) {
 	if err := l.awaitIdle(ctx); err != nil {
 		return router.OnGPU, err
 	}
-	tier, err := l.mode.sleep(ctx, l.addr())
+	tier, err := l.putToSleep(ctx)
 	if err != nil {
 		return router.OnGPU, err
 	}
@@ -194,6 +207,15 @@ func (l *Launcher) sleep(ctx context.Context) (router.Tier, error) {
 	}
 	l.record.Slept = &tier
 	return tier, l.saveRecord()
+}
+
+// putToSleep has the engine give its memory back, or takes it.
+func (l *Launcher) putToSleep(ctx context.Context) (tier router.Tier, err error) {
+	if l.spec.Backend.Sleep != config.SleepCheckpoint {
+		return l.mode.sleep(ctx, l.addr())
+	}
+	l.record.Checkpointed, err = l.checkpointer.sleep(ctx, members(l.child.pid))
+	return router.OnHost, err
 }
 
 // Stop ends the backend. A process is gone with its whole group when Stop returns.

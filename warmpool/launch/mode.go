@@ -18,6 +18,7 @@ import (
 	"pilotlight/probe"
 	"pilotlight/probe/engine"
 	"pilotlight/router"
+	"pilotlight/warmpool"
 )
 
 const (
@@ -50,7 +51,9 @@ func newMode(spec Spec, e engine.Engine, client *http.Client) mode {
 }
 
 // byHook reports whether it is hooks that move the engine.
-func (m mode) byHook() bool { return m.sleeps != config.SleepEngine && m.hooks.Wake != "" }
+func (m mode) byHook() bool {
+	return m.sleeps != config.SleepEngine && m.sleeps != config.SleepCheckpoint && m.hooks.Wake != ""
+}
 
 // canWake reports whether there is a way to rouse the engine. Engines that start without a model need it even where the
 // backend never sleeps.
@@ -69,13 +72,17 @@ func (m mode) canSleep() bool {
 		return m.canWake()
 	case config.SleepHooks:
 		return m.byHook() && m.hooks.Sleep != ""
+	case config.SleepCheckpoint:
+		return true
 	case config.SleepNone:
 	}
 	return false
 }
 
 // says reports whether the engine says that it sleeps when this mode puts it to sleep.
-func (m mode) says() bool { return !m.byHook() && m.engine.SaysAsleep() }
+func (m mode) says() bool {
+	return !m.byHook() && m.sleeps != config.SleepCheckpoint && m.engine.SaysAsleep()
+}
 
 // tier is where the weights are while the engine sleeps, as far as can be known without asking it.
 func (m mode) tier() router.Tier {
@@ -83,6 +90,7 @@ func (m mode) tier() router.Tier {
 	if m.byHook() {
 		onHost = m.onHost
 	}
+	onHost = onHost || m.sleeps == config.SleepCheckpoint
 	if onHost {
 		return router.OnHost
 	}
@@ -291,7 +299,11 @@ func (m mode) call(ctx context.Context, method, target string, body []byte, bear
 	}
 	if resp.StatusCode/100 != 2 {
 		said := strings.Join(strings.Fields(string(answer[:min(len(answer), maxSaid)])), " ")
-		return nil, fmt.Errorf("%s %s answered %d %s", method, target, resp.StatusCode, said)
+		err := fmt.Errorf("%s %s answered %d %s", method, target, resp.StatusCode, said)
+		if outOfMemory.Match(answer) {
+			err = fmt.Errorf("%w: %w", warmpool.ErrOutOfMemory, err)
+		}
+		return nil, err
 	}
 	return answer, nil
 }

@@ -15,10 +15,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"pilotlight/warmpool"
 )
 
 const (
 	killTime  = 30 * time.Second // a group may take to end after SIGKILL: the driver has memory to clear up
+	lastWords = 8 << 10          // bytes of the log in which a process that ends may say that it was short of GPU memory
 	youngTime = time.Second      // a process that ends younger than this and says that its port is taken gets another
 )
 
@@ -50,6 +53,7 @@ func (c *child) end(how string) {
 		why.line = fmt.Sprintf("its log cannot be read: %v", err)
 	}
 	why.portTaken = why.age < youngTime && portTaken.Match(text)
+	why.noMemory = outOfMemory.Match(text[max(0, len(text)-lastWords):])
 	c.why = why
 	close(c.ended)
 	if !c.stopping.Load() {
@@ -70,7 +74,11 @@ type endedError struct {
 	age       time.Duration // it reached
 	line      string        // of its log that looks like the cause
 	portTaken bool          // and another one may do
+	noMemory  bool          // it found too little on its GPUs
 }
+
+// Is tells that it is warmpool.ErrOutOfMemory, too, where it is.
+func (e *endedError) Is(target error) bool { return target == warmpool.ErrOutOfMemory && e.noMemory }
 
 func (e *endedError) Error() string {
 	s := fmt.Sprintf("it %s after %v", e.how, e.age.Round(time.Millisecond))
@@ -144,8 +152,8 @@ func (l *Launcher) command(port int, gpus []int) (*exec.Cmd, error) {
 	cmd.Dir = p.Dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = os.Environ()
-	if len(gpus) > 0 {
-		cmd.Env = append(cmd.Env, "CUDA_VISIBLE_DEVICES="+list)
+	if len(gpus) > 0 { // which CUDA would number by speed, and the driver numbers by place
+		cmd.Env = append(cmd.Env, "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES="+list)
 	}
 	for name, value := range p.Env {
 		cmd.Env = append(cmd.Env, name+"="+fill.Replace(value))
@@ -208,7 +216,11 @@ func (l *Launcher) adopt() {
 // stopProcess ends the process and its group: politely first, until its time is up or ctx ends.
 func (l *Launcher) stopProcess(ctx context.Context, c *child) error {
 	c.stopping.Store(true)
-	polite, cancel := context.WithTimeout(ctx, l.spec.Backend.Process.StopTime.Std())
+	patience := l.spec.Backend.Process.StopTime.Std()
+	if len(l.record.Checkpointed) > 0 {
+		patience = 0 // it would wait for its GPU to say good-bye to
+	}
+	polite, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if !signalUntilGone(polite, c, syscall.SIGTERM) {
 		sure, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)

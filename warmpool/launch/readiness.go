@@ -136,7 +136,11 @@ func (l *Launcher) awaitReady(ctx context.Context) error {
 	if isLoopback(addr) {
 		r.maxPause = nearPause
 	}
-	if l.mode.canWake() {
+	switch checkpointed := l.record.Checkpointed; {
+	case len(checkpointed) > 0:
+		r.rouse = func(ctx context.Context) error { return l.checkpointer.wake(ctx, checkpointed) }
+		r.atOnce = true
+	case l.mode.canWake():
 		r.rouse = func(ctx context.Context) error { return l.mode.wake(ctx, addr, from) }
 		r.atOnce = slept && !l.mode.says() || l.mode.byHook() && l.child == nil
 	}

@@ -25,6 +25,8 @@ type record struct {
 	Command string       `json:"command,omitempty"` // hash of the configuration that it was started by
 	Started time.Time    `json:"started,omitzero"`
 	Slept   *router.Tier `json:"slept,omitempty"` // where the weights are since we put its engine to sleep; nil: we did not
+	// Checkpointed are the processes of the group that sleep because cuda-checkpoint put them to it.
+	Checkpointed []int `json:"checkpointed,omitempty"`
 }
 
 // readRecord reads the record. One that is not there is empty, and so is one that cannot be read: the host went down

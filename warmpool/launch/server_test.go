@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 //	family      it has a stubborn child of its own, whose number it logs
 //	stubborn    it does not end when it is told to
 //	asleep      it comes up asleep
+//	cuda=DIR    it uses CUDA, as the stand-in for cuda-checkpoint in DIR sees
+//	noise       it says that a GPU was short of memory long before it crashes of something else
 func serveFake(behaviour, port string) {
 	words := map[string]string{}
 	for word := range strings.FieldsSeq(behaviour) {
@@ -43,6 +45,15 @@ func serveFake(behaviour, port string) {
 	fmt.Println("gpus", os.Getenv("CUDA_VISIBLE_DEVICES"), "token", os.Getenv("TOKEN"), "port", os.Getenv("PORT"))
 	if has("stubborn") {
 		signal.Ignore(syscall.SIGTERM)
+	}
+	if dir := words["cuda"]; dir != "" {
+		if err := os.WriteFile(dir+"/"+strconv.Itoa(os.Getpid()), []byte("running\n"), 0o600); err != nil {
+			panic(err)
+		}
+	}
+	if has("noise") {
+		fmt.Println("CUDA out of memory, trying smaller batches\n" + strings.Repeat("loading\n", 2000) + "bad magic")
+		os.Exit(1)
 	}
 	if has("crash") {
 		fmt.Println("loading weights\nRuntimeError: CUDA out of memory\nbye")
@@ -57,7 +68,7 @@ func serveFake(behaviour, port string) {
 	}
 	if has("family") {
 		child := exec.Command(os.Args[0], "0")
-		child.Env = append(os.Environ(), "FAKE_SERVER=hang stubborn")
+		child.Env = append(os.Environ(), "FAKE_SERVER=hang stubborn cuda="+words["cuda"])
 		if err := child.Start(); err != nil {
 			panic(err)
 		}
