@@ -179,8 +179,8 @@ type observed struct {
 	once chan struct{}
 }
 
-func (o *observed) Observe(node string, backends []router.Backend) {
-	o.Router.Observe(node, backends)
+func (o *observed) Observe(n router.Node) {
+	o.Router.Observe(n)
 	o.said.Do(func() { close(o.once) })
 }
 

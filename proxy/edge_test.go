@@ -161,12 +161,12 @@ func (r *rig) ready(slots int, addrs ...string) {
 	for i, addr := range addrs {
 		all = append(all, router.Backend{ID: fmt.Sprintf("m-%d", i), Model: "m", Addr: addr, Slots: slots, State: router.Ready, Since: time.Now()})
 	}
-	r.router.Observe("node", all)
+	r.router.Observe(router.Node{Name: "node", Backends: all})
 }
 
 // asleep makes the model's only backend one that sleeps.
 func (r *rig) asleep() {
-	r.router.Observe("node", []router.Backend{{ID: "m-0", Model: "m", Slots: 1, State: router.Asleep, Since: time.Now()}})
+	r.router.Observe(router.Node{Name: "node", Backends: []router.Backend{{ID: "m-0", Model: "m", Slots: 1, State: router.Asleep, Since: time.Now()}}})
 }
 
 // last waits for n visits to have ended and gives the latest.

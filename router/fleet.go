@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"pilotlight/config"
-	"pilotlight/probe"
 )
 
 // State is where a backend is in its life. Only the keeper of its node moves it; warmpool/life.go has the table.
@@ -46,16 +45,20 @@ type Backend struct {
 	Addr     string // host:port; empty while nothing listens
 	PID      int    // of the process that we started; 0 where there is none
 	Engine   config.Engine
-	Slots    int   // concurrent requests it can serve, at least 1
-	GPUs     []int // indices on its node
-	Memory   config.Size
+	Slots    int         // concurrent requests it can serve, at least 1
+	Width    int         // how many GPUs it spreads over, evenly; 0: it uses none
+	GPUs     []int       // where it is, asleep too: indices on its node; nil while it is nowhere
+	Memory   config.Size // that it takes of all its GPUs while ready
+	Residual config.Size // that it still takes of them while asleep
+	Host     config.Size // that it takes of the host's memory while asleep
 	State    State
 	Tier     Tier
 	Since    time.Time     // when it came to State
 	WakeTime time.Duration // how long a wake from here takes, learned; 0 when ready
 	Reason   string        // why it is where it is, for people
 	Rested   time.Time     // Failed only: when it may be woken again
-	Reading  probe.Reading
+
+	node *Node // that it was observed with
 }
 
 // ReadyAt is when the backend is expected to be ready if it is asked for now.
@@ -101,42 +104,57 @@ var wakefulness = [...]int{Failed: 0, Stopped: 1, Asleep: 2, Draining: 3, Waking
 
 // Fleet is the edge's picture of all models and backends at one moment. It never changes.
 type Fleet struct {
-	Models    []*Model          // in the order of their names
-	byName    map[string]*Model // names and aliases
-	byBackend map[string]*Model // backends' IDs, those of models that are gone included
+	Models []*Model       // in the order of their names
+	byName map[string]int // in Models, by names and aliases; shared by all fleets of one configuration
 }
 
 // Model finds a model by its name or an alias.
 func (f *Fleet) Model(name string) (*Model, bool) {
-	m, ok := f.byName[name]
-	return m, ok
+	i, ok := f.byName[name]
+	if !ok {
+		return nil, false
+	}
+	return f.Models[i], true
 }
 
-// newFleet puts models and backends together, after the fleet was. Backends of unknown models serve nobody: their keeper
-// has not heard of the new configuration yet, or lets them finish what was in flight on their former model.
-func newFleet(models []*Model, backends map[string][]Backend, was *Fleet) *Fleet {
-	f := &Fleet{byName: make(map[string]*Model, len(models)), byBackend: map[string]*Model{}}
-	for _, known := range models {
-		m := &Model{Name: known.Name, Config: known.Config, line: known.line}
-		f.Models = append(f.Models, m)
-		f.byName[m.Name] = m
-		for _, alias := range m.Config.Aliases {
-			f.byName[alias] = m
-		}
-	}
-	for _, ofNode := range backends {
-		for _, b := range ofNode {
-			if m, ok := f.byName[b.Model]; ok && m.Name == b.Model {
-				m.Backends = append(m.Backends, &b)
-				f.byBackend[b.ID] = m
-			} else if former, ok := was.byBackend[b.ID]; ok {
-				f.byBackend[b.ID] = former
-			}
-		}
-	}
-	for _, m := range f.Models {
-		slices.SortFunc(m.Backends, func(a, b *Backend) int { return strings.Compare(a.ID, b.ID) })
-	}
+// index finds a model by its own name.
+func (f *Fleet) index(name string) (int, bool) {
+	i, ok := f.byName[name]
+	return i, ok && f.Models[i].Name == name
+}
+
+// newFleet is the fleet of these models.
+func newFleet(models []*Model) *Fleet {
+	f := &Fleet{Models: models, byName: make(map[string]int, len(models))}
 	slices.SortFunc(f.Models, func(a, b *Model) int { return strings.Compare(a.Name, b.Name) })
+	for i, m := range f.Models {
+		f.byName[m.Name] = i
+		for _, alias := range m.Config.Aliases {
+			f.byName[alias] = i
+		}
+	}
 	return f
+}
+
+// with is the fleet with other models in the place of some.
+func (f *Fleet) with(changed map[int]*Model) *Fleet {
+	next := &Fleet{Models: slices.Clone(f.Models), byName: f.byName}
+	for i, m := range changed {
+		next.Models[i] = m
+	}
+	return next
+}
+
+// with is the model with these backends in place of those that it has on a node.
+func (m *Model) with(node string, backends []*Backend) *Model {
+	next := &Model{Name: m.Name, Config: m.Config, line: m.line}
+	next.Backends = make([]*Backend, 0, len(m.Backends)+len(backends))
+	for _, b := range m.Backends {
+		if b.Node != node {
+			next.Backends = append(next.Backends, b)
+		}
+	}
+	next.Backends = append(next.Backends, backends...)
+	slices.SortFunc(next.Backends, func(a, b *Backend) int { return strings.Compare(a.ID, b.ID) })
+	return next
 }

@@ -3,10 +3,12 @@ package router
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe"
 )
 
 // A line hands out the slots of one model's backends, in the order of its queue: by arrival where priorities and tenants are
@@ -247,11 +249,30 @@ func (l *line) observe(m *Model) {
 	l.call(now)
 }
 
-// candidate finds a backend. l.mu is held.
+// candidate finds a backend; they are in the order of their IDs. l.mu is held.
 func (l *line) candidate(backend string) *Candidate {
-	i := slices.IndexFunc(l.candidates, func(c *Candidate) bool { return c.ID == backend })
-	if i < 0 {
+	i, ok := slices.BinarySearchFunc(l.candidates, backend, func(c *Candidate, id string) int { return strings.Compare(c.ID, id) })
+	if !ok {
 		return nil
 	}
 	return l.candidates[i]
+}
+
+// read takes in what a probe saw of a backend's engine.
+func (l *line) read(backend string, r probe.Reading) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.candidate(backend); c != nil && !r.At.Before(c.Reading.At) {
+		c.Reading = r
+		c.Others = max(0, max(r.Running, 0)+max(r.Waiting, 0)-c.InFlight)
+	}
+}
+
+// readGPUs takes in what a probe saw of the GPUs of a backend's node.
+func (l *line) readGPUs(backend string, g *probe.GPUs) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.candidate(backend); c != nil {
+		c.NodeGPUs = g
+	}
 }

@@ -48,7 +48,7 @@ func (f *fleetOf) set(id string, s State) {
 			f.backends[i].Rested = time.Now().Add(30 * time.Second) // if it failed
 		}
 	}
-	f.Observe("n", slices.Clone(f.backends))
+	f.Observe(Node{Name: "n", Backends: f.backends})
 }
 
 // Wake is what the fake owner does.
@@ -293,7 +293,7 @@ func TestAWakeThatChangesNothingIsNotAskedForAgainAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		r := New(map[string]config.Model{"m": {Line: wide}}, wakerFunc(func(context.Context, string) error { asked++; return nil }), slog.New(slog.DiscardHandler))
-		r.Observe("n", []Backend{{ID: "a", Model: "m", Slots: 1}})
+		r.Observe(Node{Name: "n", Backends: []Backend{{ID: "a", Model: "m", Slots: 1}}})
 		_, err := r.Acquire(t.Context(), Request{Model: "m"})
 		if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Code != WakeFailed || asked != 1 {
 			t.Errorf("got %v after %d wakes", err, asked)
@@ -442,7 +442,7 @@ func TestDrainedWaitsForTheRequestsOfAModelThatIsGone(t *testing.T) {
 		if err := f.Drained(t.Context(), "a"); err != nil || time.Since(began) != time.Minute {
 			t.Errorf("drained after %s, %v", time.Since(began), err)
 		}
-		f.Observe("n", nil)
+		f.Observe(Node{Name: "n"})
 		if got := f.Use("a"); got != (Use{}) {
 			t.Errorf("got %+v of a backend that is gone, want nothing", got)
 		}
@@ -486,7 +486,7 @@ func BenchmarkAcquireAndRelease(b *testing.B) {
 		backends = append(backends, Backend{ID: fmt.Sprint(i), Model: "m", State: Ready, Slots: 8})
 	}
 	r := New(map[string]config.Model{"m": {Line: wide}}, nil, slog.New(slog.DiscardHandler))
-	r.Observe("n", backends)
+	r.Observe(Node{Name: "n", Backends: backends})
 	b.ReportAllocs()
 	for b.Loop() {
 		lease, err := r.TryAcquire(Request{Model: "m"})

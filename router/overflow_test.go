@@ -99,7 +99,7 @@ func TestWhatAllLinesHoldIsBounded(t *testing.T) {
 		asleep := wakerFunc(func(ctx context.Context, _ string) error { <-ctx.Done(); return context.Cause(ctx) })
 		r := New(map[string]config.Model{"a": {Line: wide}, "b": {Line: wide}}, asleep, slog.New(slog.DiscardHandler))
 		r.Held = 100
-		r.Observe("n", []Backend{{ID: "a", Model: "a", Slots: 1}, {ID: "b", Model: "b", Slots: 1}})
+		r.Observe(Node{Name: "n", Backends: []Backend{{ID: "a", Model: "a", Slots: 1}, {ID: "b", Model: "b", Slots: 1}}})
 		ctx, leave := context.WithCancelCause(t.Context())
 		for model, bytes := range map[string]int64{"a": 60, "b": 40} {
 			go r.Acquire(ctx, Request{Model: model, Bytes: bytes})

@@ -1,13 +1,20 @@
 package router
 
-import "time"
+import (
+	"time"
+
+	"pilotlight/probe"
+)
 
 // Candidate is a backend as Pick and Place see it: what was observed of it and what is promised on it.
 type Candidate struct {
 	*Backend
-	InFlight int       // leases given and not yet released
-	Ejected  time.Time // it broke requests; until then others come first
-	Avoid    time.Time // it was asked to wake and could not; until then it is not asked again
+	InFlight int // leases given and not yet released
+	Reading  probe.Reading
+	Others   int         // requests in its engine that are not ours, as of Reading
+	NodeGPUs *probe.GPUs // as last seen on its node; nil: never
+	Ejected  time.Time   // it broke requests; until then others come first
+	Avoid    time.Time   // it was asked to wake and could not; until then it is not asked again
 
 	wake    *wake         // asked for by this line, and under way
 	last    time.Time     // when a request on it last began or ended
@@ -51,12 +58,12 @@ func Pick(candidates []*Candidate, now time.Time, tried Tried) (*Candidate, Why)
 // ejected is added to the load of an ejected backend: more than any load can be.
 const ejected = 1 << 20
 
-// load is the share of its slots that would be taken with one more request. What the engine itself queues counts too: a
-// model server may have other clients than us.
+// load is the share of its slots that would be taken with one more request. What the engine has from other clients than us
+// counts too.
 func (c *Candidate) load(now time.Time) float64 {
 	busy := c.InFlight + 1
-	if c.Reading.Waiting > 0 && now.Sub(c.Reading.At) < readingAge {
-		busy += c.Reading.Waiting
+	if now.Sub(c.Reading.At) < readingAge {
+		busy += c.Others
 	}
 	load := float64(busy) / float64(c.Slots)
 	if c.Ejected.After(now) {

@@ -15,9 +15,9 @@ func candidate(id string, s State, inFlight, slots int) *Candidate {
 func TestPick(t *testing.T) {
 	now := time.Now()
 	queued := candidate("queued", Ready, 0, 4)
-	queued.Reading = probe.Reading{At: now, Waiting: 3}
+	queued.Reading, queued.Others = probe.Reading{At: now, Waiting: 3}, 3
 	stale := candidate("stale", Ready, 0, 4)
-	stale.Reading = probe.Reading{At: now.Add(-time.Minute), Waiting: 3}
+	stale.Reading, stale.Others = probe.Reading{At: now.Add(-time.Minute), Waiting: 3}, 3
 	bad := candidate("bad", Ready, 0, 4)
 	bad.Ejected = now.Add(time.Second)
 	for name, c := range map[string]struct {
@@ -25,18 +25,18 @@ func TestPick(t *testing.T) {
 		tried Tried
 		want  string
 	}{
-		"nobody":                         {nil, Tried{}, ""},
-		"only ready ones":                {[]*Candidate{candidate("a", Waking, 0, 4), candidate("b", Ready, 3, 4)}, Tried{}, "b"},
-		"only those with a free slot":    {[]*Candidate{candidate("a", Ready, 4, 4)}, Tried{}, ""},
-		"the smallest share":             {[]*Candidate{candidate("a", Ready, 1, 2), candidate("b", Ready, 2, 8)}, Tried{}, "b"},
-		"the first of equals":            {[]*Candidate{candidate("a", Ready, 0, 4), candidate("b", Ready, 0, 4)}, Tried{}, "a"},
-		"what the engine queues counts":  {[]*Candidate{queued, candidate("b", Ready, 1, 4)}, Tried{}, "b"},
-		"an old reading has no vote":     {[]*Candidate{stale, candidate("b", Ready, 1, 4)}, Tried{}, "stale"},
-		"ejected ones come last":         {[]*Candidate{bad, candidate("b", Ready, 3, 4)}, Tried{}, "b"},
-		"but never is everything barred": {[]*Candidate{bad}, Tried{}, "bad"},
-		"nor is one that was tried":      {[]*Candidate{candidate("a", Ready, 0, 4), bad, candidate("b", Ready, 3, 4)}, Tried{"a"}, "b"},
-		"one that was tried comes last":  {[]*Candidate{candidate("a", Ready, 0, 4), bad}, Tried{"a"}, "bad"},
-		"and two come, in the end":       {[]*Candidate{candidate("a", Ready, 3, 4), candidate("b", Ready, 0, 4)}, Tried{"a", "b"}, "b"},
+		"nobody":                               {nil, Tried{}, ""},
+		"only ready ones":                      {[]*Candidate{candidate("a", Waking, 0, 4), candidate("b", Ready, 3, 4)}, Tried{}, "b"},
+		"only those with a free slot":          {[]*Candidate{candidate("a", Ready, 4, 4)}, Tried{}, ""},
+		"the smallest share":                   {[]*Candidate{candidate("a", Ready, 1, 2), candidate("b", Ready, 2, 8)}, Tried{}, "b"},
+		"the first of equals":                  {[]*Candidate{candidate("a", Ready, 0, 4), candidate("b", Ready, 0, 4)}, Tried{}, "a"},
+		"what others ask of the engine counts": {[]*Candidate{queued, candidate("b", Ready, 1, 4)}, Tried{}, "b"},
+		"an old reading has no vote":           {[]*Candidate{stale, candidate("b", Ready, 1, 4)}, Tried{}, "stale"},
+		"ejected ones come last":               {[]*Candidate{bad, candidate("b", Ready, 3, 4)}, Tried{}, "b"},
+		"but never is everything barred":       {[]*Candidate{bad}, Tried{}, "bad"},
+		"nor is one that was tried":            {[]*Candidate{candidate("a", Ready, 0, 4), bad, candidate("b", Ready, 3, 4)}, Tried{"a"}, "b"},
+		"one that was tried comes last":        {[]*Candidate{candidate("a", Ready, 0, 4), bad}, Tried{"a"}, "bad"},
+		"and two come, in the end":             {[]*Candidate{candidate("a", Ready, 3, 4), candidate("b", Ready, 0, 4)}, Tried{"a", "b"}, "b"},
 	} {
 		got, why := Pick(c.from, now, c.tried)
 		if id := idOf(got); id != c.want || why.Rule == "" {

@@ -3,6 +3,8 @@ package router
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,14 +31,15 @@ type Router struct {
 	fleet atomic.Pointer[Fleet]
 	wakes sync.WaitGroup
 	held  atomic.Int64 // bytes of bodies in all lines
+	lines sync.Map     // *line by the ID of a backend that it has, or had: its model may be gone
+	nodes sync.Map     // *Node by name, as last observed
 
-	mu       sync.Mutex           // guards what follows, and serialises the making of fleets
-	backends map[string][]Backend // by node, as last observed
+	mu sync.Mutex // serialises the making of fleets
 }
 
 // New makes a router that knows the models and no backends yet.
 func New(models map[string]config.Model, waker Waker, log *slog.Logger) *Router {
-	r := &Router{waker: waker, log: log, backends: map[string][]Backend{}}
+	r := &Router{waker: waker, log: log}
 	r.fleet.Store(&Fleet{})
 	r.Update(models)
 	return r
@@ -54,17 +57,23 @@ func (r *Router) Update(models map[string]config.Model) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.Fleet()
-	var next []*Model
+	next := make([]*Model, 0, len(models))
 	for name, cfg := range models {
 		m := &Model{Name: name, Config: cfg}
-		if was, ok := old.Model(name); ok && was.Name == name {
-			m.line = was.line
+		if i, ok := old.index(name); ok {
+			m.line = old.Models[i].line
 		} else {
 			m.line = newLine(r, m)
 		}
 		next = append(next, m)
 	}
-	r.publish(next)
+	f := newFleet(next)
+	for _, n := range r.nodes.Range {
+		for i, backends := range n.(*Node).serving(f) {
+			f.Models[i] = f.Models[i].with(n.(*Node).Name, backends)
+		}
+	}
+	r.publish(f, f.Models)
 	for _, m := range old.Models {
 		if _, stays := models[m.Name]; !stays {
 			m.line.close(unknownModel(m.Name))
@@ -72,21 +81,90 @@ func (r *Router) Update(models map[string]config.Model) {
 	}
 }
 
-// Observe replaces what is known of a node's backends. It is called by their keeper, or the link to it, on every change.
-func (r *Router) Observe(node string, backends []Backend) {
+// Observe replaces what is known of a node. It is called by its keeper, or the link to it, on every change, and costs
+// what the models of its backends cost. A node without backends is forgotten.
+func (r *Router) Observe(n Node) {
+	n.Backends = slices.Clone(n.Backends)
+	for i := range n.Backends {
+		n.Backends[i].Node, n.Backends[i].node = n.Name, &n
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.backends[node] = backends
-	r.publish(r.Fleet().Models)
+	old := r.Fleet()
+	here := n.serving(old)
+	if was, ok := r.nodes.Load(n.Name); ok {
+		r.forget(was.(*Node), &n)
+		for i := range was.(*Node).serving(old) {
+			if _, still := here[i]; !still {
+				here[i] = nil
+			}
+		}
+	}
+	if r.nodes.Store(n.Name, &n); len(n.Backends) == 0 {
+		r.nodes.Delete(n.Name)
+	}
+	changed := map[int]*Model{}
+	var models []*Model
+	for _, i := range slices.Sorted(maps.Keys(here)) {
+		changed[i] = old.Models[i].with(n.Name, here[i])
+		models = append(models, changed[i])
+	}
+	r.publish(old.with(changed), models)
 }
 
-// publish stores a new fleet and tells the lines, which then serve whom they can. r.mu is held.
-func (r *Router) publish(models []*Model) {
-	f := newFleet(models, r.backends, r.Fleet())
+// forget drops the backends that a node has no more. r.mu is held.
+func (r *Router) forget(was, is *Node) {
+	stays := make(map[string]bool, len(is.Backends))
+	for i := range is.Backends {
+		stays[is.Backends[i].ID] = true
+	}
+	for i := range was.Backends {
+		if id := was.Backends[i].ID; !stays[id] {
+			r.lines.Delete(id)
+		}
+	}
+}
+
+// publish stores a new fleet and tells the lines of the models that changed, which then serve whom they can. r.mu is held.
+func (r *Router) publish(f *Fleet, changed []*Model) {
 	r.fleet.Store(f)
-	for _, m := range f.Models {
+	for _, m := range changed {
+		for _, b := range m.Backends {
+			if l, ok := r.line(b.ID); !ok || l != m.line {
+				r.lines.Store(b.ID, m.line)
+			}
+		}
 		m.line.observe(m)
 	}
+}
+
+// Read takes in what probes have seen on a node. It changes no fleet. Readings' times are by this edge's clock: whoever
+// brings them from another host sets them by their age.
+func (r *Router) Read(node string, seen Readings) {
+	for id, reading := range seen.Backends {
+		if l, ok := r.line(id); ok {
+			l.read(id, reading)
+		}
+	}
+	n, ok := r.nodes.Load(node)
+	if !ok || seen.GPUs == nil {
+		return
+	}
+	for i := range n.(*Node).Backends {
+		id := n.(*Node).Backends[i].ID
+		if l, ok := r.line(id); ok {
+			l.readGPUs(id, seen.GPUs)
+		}
+	}
+}
+
+// line finds the line that a backend serves.
+func (r *Router) line(backend string) (*line, bool) {
+	l, ok := r.lines.Load(backend)
+	if !ok {
+		return nil, false
+	}
+	return l.(*line), true
 }
 
 // TryAcquire takes a free slot at once, or says ErrWait. Anything else is a *Refusal. A lease must be released.
@@ -118,8 +196,8 @@ func unknownModel(name string) *Refusal {
 
 // Use says how much a backend is used through this edge. A backend that is not known is not used.
 func (r *Router) Use(backend string) Use {
-	if m, ok := r.Fleet().byBackend[backend]; ok {
-		return m.line.use(backend)
+	if l, ok := r.line(backend); ok {
+		return l.use(backend)
 	}
 	return Use{}
 }
@@ -127,8 +205,8 @@ func (r *Router) Use(backend string) Use {
 // Drained waits until nothing is in flight on a backend. That lasts only while the backend admits nothing: it
 // must have been observed as Draining before.
 func (r *Router) Drained(ctx context.Context, backend string) error {
-	if m, ok := r.Fleet().byBackend[backend]; ok {
-		return m.line.drained(ctx, backend)
+	if l, ok := r.line(backend); ok {
+		return l.drained(ctx, backend)
 	}
 	return nil
 }

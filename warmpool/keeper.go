@@ -15,9 +15,9 @@ import (
 
 // Edge is what the keeper tells and asks the edges: *router.Router where it is embedded, the link to them otherwise.
 type Edge interface {
-	// Observe tells every edge what the node's backends are now. When it returns, no edge admits anything to a backend
+	// Observe tells every edge what the node and its backends are now. When it returns, no edge admits anything to a backend
 	// that is not Ready.
-	Observe(node string, backends []router.Backend)
+	Observe(n router.Node)
 	// Use says how much a backend is used, over all edges.
 	Use(backend string) router.Use
 	// Drained returns when nothing is in flight on a Draining backend.

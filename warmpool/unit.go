@@ -154,16 +154,45 @@ func (k *Keeper) move(u *unit, e event, why string) bool {
 
 // publish tells the edges.
 func (k *Keeper) publish() {
-	all := make([]router.Backend, 0, len(k.units))
+	now := time.Now()
+	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(), Backends: make([]router.Backend, 0, len(k.units))}
+	for g := range k.node.GPUs {
+		n.GPUs = append(n.GPUs, router.Room{Free: k.ledger.Free(g)})
+	}
+	for _, e := range k.evictable(nil, now) {
+		if e.rank <= turnOver {
+			n.Evictable = append(n.Evictable, k.leaving(e))
+		}
+	}
 	for _, u := range k.inOrder() {
-		all = append(all, router.Backend{
-			ID: u.id, Model: u.model, Node: k.node.Name, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
-			GPUs: u.up.GPUs, Memory: u.spec.Memory, State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested,
-			WakeTime: k.wakeTime(u),
+		n.Backends = append(n.Backends, router.Backend{
+			ID: u.id, Model: u.model, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
+			Width: u.spec.GPUs, GPUs: u.up.GPUs, Memory: u.spec.Memory, Residual: u.spec.AsleepMemory, Host: u.spec.HostMemory,
+			State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested, WakeTime: k.wakeTime(u),
 		})
+		if u.state == router.Waking {
+			began := u.began
+			if u.op != awaking {
+				began = now
+			}
+			n.Wakes = append(n.Wakes, router.Wake{Backend: u.id, GPUs: k.ledger.taken[u.id].GPUs, Ready: began.Add(k.wakeTime(u))})
+		}
 	}
 	k.changed = false
-	k.edge.Observe(k.node.Name, all)
+	k.edge.Observe(n)
+}
+
+// leaving is what the edges are told of one that could make room.
+func (k *Keeper) leaving(e evictee) router.Evictable {
+	u := k.units[e.Backend]
+	v := router.Evictable{Backend: e.Backend, GPUs: e.GPUs, Host: u.spec.HostMemory, Busy: e.rank == turnOver}
+	if u.canSleep() && u.state != router.Asleep {
+		v.Frees = e.Frees - e.stays
+	}
+	if u.canStop() {
+		v.Stopped = e.Frees
+	}
+	return v
 }
 
 // wakeTime is how long a wake of the backend is expected to take.

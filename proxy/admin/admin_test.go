@@ -81,7 +81,7 @@ var since = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // observe tells the router of one backend of each model.
 func (d *desk) observe() {
-	d.router.Observe("n", []router.Backend{
+	d.router.Observe(router.Node{Name: "n", Backends: []router.Backend{
 		{
 			ID: "llama-0", Model: "llama", Node: "n", State: router.Ready, Tier: router.OnGPU, Since: since, Reason: "its engine answers",
 			Addr: "127.0.0.1:9", PID: 42, GPUs: []int{0, 1}, Memory: config.GiB, Slots: 2,
@@ -90,7 +90,7 @@ func (d *desk) observe() {
 			ID: "meta-0", Model: "meta/llama-8b", Node: "n", State: router.Failed, Since: since, Reason: "it exited",
 			Slots: 1, WakeTime: 1500 * time.Millisecond, Rested: since.Add(time.Minute),
 		},
-	})
+	}})
 }
 
 // say sends a request with lines of a header, "Host" among them.
@@ -142,7 +142,7 @@ func TestStatusShowsModelsLinesAndBackends(t *testing.T) {
 
 func TestStatusShowsWhoWaits(t *testing.T) {
 	d := open(t)
-	d.router.Observe("n", []router.Backend{{ID: "llama-0", Model: "llama", Slots: 1}})
+	d.router.Observe(router.Node{Name: "n", Backends: []router.Backend{{ID: "llama-0", Model: "llama", Slots: 1}}})
 	ctx, leave := context.WithCancelCause(t.Context())
 	left := make(chan error)
 	go func() {
