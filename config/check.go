@@ -20,7 +20,11 @@ func (c *Config) check(at *place) {
 	if listen && admin {
 		checkPorts(at, c.Listen, c.Admin)
 	}
-	if len(c.Models) == 0 {
+	if c.Consul != nil {
+		c.Consul.check(at.below("consul"))
+	} else if at.get("models") == nil {
+		at.problem("%s needs %q", at.name(), "models")
+	} else if len(c.Models) == 0 {
 		at.problemIn("models", "models names no model; at least one is needed")
 	}
 	for key, limit := range map[string]int64{
@@ -40,7 +44,11 @@ func (c *Config) check(at *place) {
 	node := c.Node
 	node.GPUs = slices.SortedFunc(slices.Values(node.GPUs), func(a, b GPU) int { return cmp.Compare(b.Memory, a.Memory) })
 	for name, at := range at.models() {
-		checkModel(at, c.Models[name], node)
+		m := c.Models[name]
+		if c.Consul == nil {
+			m.checkHasBackends(at)
+		}
+		m.check(at, node)
 	}
 	c.checkBackendNames(at)
 	for name, at := range at.models() {
@@ -188,12 +196,19 @@ func (c *Config) checkBackendNames(at *place) {
 	}
 }
 
-func checkModel(at *place, m Model, node Node) {
-	if len(m.Backends) == 0 {
+// checkHasBackends: where nothing is found elsewhere, a model has what stands in the file.
+func (m Model) checkHasBackends(at *place) {
+	if at.get("backends") == nil {
+		at.problem("%s needs %q", at.name(), "backends")
+	} else if len(m.Backends) == 0 {
 		at.problemIn("backends", "%s has no backend; at least one is needed", at.name())
 	} else if m.Min > len(m.Backends) {
 		at.below("min").problem("min is %d, but the model has only %d", m.Min, len(m.Backends))
-	} else if m.Max > 0 && m.Min > m.Max {
+	}
+}
+
+func (m Model) check(at *place, node Node) {
+	if m.Max > 0 && m.Min > m.Max {
 		at.below("max").problem("max is %d, but min is %d", m.Max, m.Min)
 	}
 	agents := at.below("no_heartbeat")

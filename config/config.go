@@ -24,8 +24,11 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.
 	Node Node `yaml:"node"`
-	// Models are the names that clients ask for. Required: at least one.
-	Models map[string]Model `yaml:"models" jsonschema:"required"`
+	// Consul is where other nodes and edges are found, and where models may be configured while all of them run. Default: none,
+	// this host is all there is.
+	Consul *Consul `yaml:"consul,omitempty"`
+	// Models are the names that clients ask for. Required, at least one, unless consul is given, where more of them may be.
+	Models map[string]Model `yaml:"models"`
 }
 
 // Limits bound what a client may send and how slowly. A limit of 0 means zero, not "no limit".
@@ -139,8 +142,9 @@ type Model struct {
 	// ServedAs is the name by which the model server itself knows the model. A request that names the model otherwise
 	// is rewritten. Default: the model's own name.
 	ServedAs string `yaml:"served_as"`
-	// Backends are the model servers that can serve the model. Required: at least one.
-	Backends []Backend `yaml:"backends" jsonschema:"required"`
+	// Backends are the model servers that can serve the model. Required, at least one, unless consul is given, where more of them
+	// may be found.
+	Backends []Backend `yaml:"backends"`
 	// Line bounds the requests that wait for a slot.
 	Line Line `yaml:"line"`
 	// Answer bounds how slowly the model's backends may answer.

@@ -49,6 +49,8 @@ func setDefaults(v any) {
 		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, ConnectTime: 5 * second, Stall: 2 * minute}
 	case *Overflow:
 		*v = Overflow{After: 2 * second}
+	case *Consul:
+		*v = Consul{Address: "127.0.0.1:8500", Prefix: "pilotlight", Watches: 64}
 	case *Process:
 		*v = Process{StopTime: 10 * second}
 	}
@@ -74,19 +76,7 @@ func (c *Config) derive(at *place) {
 	}
 	for name, at := range at.models() {
 		m := c.Models[name]
-		if m.ServedAs == "" {
-			m.ServedAs = name
-		}
-		if o := m.Overflow; o != nil {
-			o.Model = cmp.Or(o.Model, name)
-			if o.When == nil {
-				o.When = reasons()
-			}
-		}
-		backends := at.below("backends")
-		for i := range m.Backends {
-			m.Backends[i].derive(backends.item(i), fmt.Sprintf("%s-%d", name, i))
-		}
+		m.derive(at, name)
 		c.Models[name] = m
 	}
 }
@@ -94,6 +84,22 @@ func (c *Config) derive(at *place) {
 // residue is what an engine that sleeps still holds of each GPU, which is mostly CUDA's own context and graphs: 0.8 to 2 GiB
 // for vLLM (llm-d fast-model-actuation, docs/e2e-recipe.md, which plans 2).
 const residue = 2 * GiB
+
+func (m *Model) derive(at *place, name string) {
+	if m.ServedAs == "" {
+		m.ServedAs = name
+	}
+	if o := m.Overflow; o != nil {
+		o.Model = cmp.Or(o.Model, name)
+		if o.When == nil {
+			o.When = reasons()
+		}
+	}
+	backends := at.below("backends")
+	for i := range m.Backends {
+		m.Backends[i].derive(backends.item(i), fmt.Sprintf("%s-%d", name, i))
+	}
+}
 
 func (b *Backend) derive(at *place, name string) {
 	if b.Name == "" {
