@@ -21,6 +21,7 @@ func layout() map[string][]string {
 		"probe":                {"config"},
 		"probe/engine":         {"config", "probe"},
 		"router":               {"config", "probe"},
+		"router/consul":        {"config", "router"},
 		"warmpool":             {"config", "probe", "router"},
 		"warmpool/launch":      {"config", "probe", "probe/engine", "router", "warmpool"},
 		"proxy":                {"config", "probe", "router"}, // never warmpool: an edge owns no lives
@@ -28,6 +29,7 @@ func layout() map[string][]string {
 		"loadtest/modelsim":    {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":     {},
 		"loadtest/grpcsim/cmd": {"loadtest/grpcsim"},
+		"loadtest/realconsul":  {},
 		"loadtest/edge":        {}, // it sees pilotlight from outside
 		"loadtest/benchwake":   {"loadtest/edge"},
 		"loadtest/benchedge":   {"loadtest/edge"},
@@ -47,16 +49,18 @@ func fences() map[string][]string {
 		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
+		"github.com/hashicorp/consul/api":     {"loadtest/realconsul", "router/consul"},
 		"github.com/invopop/jsonschema":       {}, // tests only
-		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin"},
+		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
 		"github.com/rogpeppe/go-internal":     {}, // tests only
 		"github.com/rs/zerolog":               {}, // tests only
 		"github.com/valyala/fasthttp":         {"proxy"},
 		"go.yaml.in/yaml/v4":                  {"config"},
 		"google.golang.org/grpc":              {"loadtest/grpcsim"},
 		"google.golang.org/protobuf":          {"loadtest/grpcsim"},
-		"golang.org/x/sync":                   {".", "loadtest/modelsim"},
+		"golang.org/x/sync":                   {".", "loadtest/modelsim", "router/consul"},
 		"golang.org/x/sys":                    {"proxy", "warmpool/launch"},
+		"golang.org/x/time":                   {"router/consul"},
 	}
 }
 
@@ -71,6 +75,7 @@ func bareSleeps() map[string]string {
 		"harness_test.go: eventually":                                       "polls real processes",
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
 		"proxy/patience_test.go: TestABackendThatDoesNotBeginIsGivenUp":     "its backends run in bubbles only",
+		"router/consul/watch_test.go: pass":                                 "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",

@@ -12,7 +12,7 @@ import (
 // Over speaks TLS to the backend at addr (host:port) on a connection, which it closes where that fails. The files are read each time: what
 // they hold anew counts from the next connection on.
 func (t *BackendTLS) Over(ctx context.Context, socket net.Conn, addr, protocol string) (net.Conn, error) {
-	c, err := t.client(addr, protocol)
+	c, err := t.Client(addr, protocol)
 	if err != nil {
 		socket.Close()
 		return nil, err
@@ -25,7 +25,8 @@ func (t *BackendTLS) Over(ctx context.Context, socket net.Conn, addr, protocol s
 	return conn, nil
 }
 
-func (t *BackendTLS) client(addr, protocol string) (*tls.Config, error) {
+// Client is what TLS to the backend at addr (host:port) needs.
+func (t *BackendTLS) Client(addr, protocol string) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12, NextProtos: []string{protocol}}
 	if host, _, err := net.SplitHostPort(addr); err == nil && c.ServerName == "" {
 		c.ServerName = host
