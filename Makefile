@@ -90,13 +90,18 @@ schema: ## Make config/schema.json anew from the types and their comments
 golden: ## Make every generated file and every expected output anew; look at the difference before you keep it
 	@for dir in $(call with,flag.Bool."update"); do go test $$dir -update; done
 
-# What the end-to-end test needs: a real model server, built from source, and the official client libraries.
+# What the tests need: a real model server and a real Consul, built from source, and the official client libraries.
 .PHONY: deps
-deps: bin/ollama deploy/clients/node_modules/.package-lock.json
+deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json
 
 bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
 	@echo "building Ollama, the model server of the end-to-end test; from nothing that takes some minutes"
 	go build -C deploy/ollama -o ../../bin/ollama github.com/ollama/ollama
+	touch $@
+
+bin/consul: deploy/consul/go.mod deploy/consul/go.sum
+	@echo "building Consul, which the tests of discovery run; from nothing that takes some minutes"
+	go build -C deploy/consul -o ../../bin/consul github.com/hashicorp/consul
 	touch $@
 
 deploy/clients/node_modules/.package-lock.json: deploy/clients/package-lock.json

@@ -14,7 +14,7 @@ const (
 const (
 	metaModel    = "pilotlight-model"     // comma-separated
 	metaEngine   = "pilotlight-engine"    // as in the configuration
-	metaGPUs     = "pilotlight-gpus"      // comma-separated indices on the node
+	metaGPUs     = "pilotlight-gpus"      // how many it spreads over
 	metaMemory   = "pilotlight-memory"    // of the GPUs, while ready
 	metaSlots    = "pilotlight-slots"     // requests at once
 	metaWake     = "pilotlight-wake"      // how it is woken; empty: nobody can

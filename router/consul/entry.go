@@ -84,11 +84,11 @@ func (b *Backend) readMeta(meta map[string]string) (wrong string) {
 			wrong = fmt.Sprintf("%s is %q", metaSlots, s)
 		}
 	}
-	for _, s := range names(meta[metaGPUs]) {
+	if s := meta[metaGPUs]; s != "" {
 		if n, err := strconv.Atoi(s); err == nil && n >= 0 {
-			b.GPUs = append(b.GPUs, n)
+			b.Width = n
 		} else {
-			wrong = fmt.Sprintf("%s is %q", metaGPUs, meta[metaGPUs])
+			wrong = fmt.Sprintf("%s is %q", metaGPUs, s)
 		}
 	}
 	return wrong

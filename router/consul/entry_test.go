@@ -1,7 +1,6 @@
 package consul
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/hashicorp/consul/api"
@@ -28,7 +27,7 @@ func check(id, status, output string) *api.HealthCheck {
 
 func TestARegistrationIsReadInFull(t *testing.T) {
 	e := instance(map[string]string{
-		metaModel: "llama, gpt-4", metaEngine: "vllm", metaGPUs: "0,1", metaMemory: "40GiB", metaSlots: "64", metaNode: "n1", metaAgent: "n1",
+		metaModel: "llama, gpt-4", metaEngine: "vllm", metaGPUs: "2", metaMemory: "40GiB", metaSlots: "64", metaNode: "n1", metaAgent: "n1",
 		metaWake: "process", metaServedAs: "meta/llama",
 	}, check("service:n1/llama-0", api.HealthPassing, "ready"))
 	got, wrong := read(e, nil)
@@ -37,7 +36,7 @@ func TestARegistrationIsReadInFull(t *testing.T) {
 	}
 	b := got[1]
 	if b.ID != "n1/llama-0:gpt-4" || b.Model != "gpt-4" || b.Node != "n1" || b.Agent != "n1" || b.Addr != "10.0.0.1:8000" || b.Engine != config.VLLM ||
-		b.Slots != 64 || !slices.Equal(b.GPUs, []int{0, 1}) || b.Memory != 40*config.GiB || b.State != router.Ready || b.Tier != router.OnGPU ||
+		b.Slots != 64 || b.Width != 2 || b.Memory != 40*config.GiB || b.State != router.Ready || b.Tier != router.OnGPU ||
 		b.Wake != "process" || b.ServedAs != "meta/llama" {
 		t.Errorf("got %+v", b)
 	}
@@ -141,7 +140,7 @@ func TestAServiceNameIsOneThatDNSCanCarry(t *testing.T) {
 }
 
 func FuzzEntry(f *testing.F) {
-	f.Add("llama", "vllm", "0,1", "40GiB", "8", "passing", "ready: so")
+	f.Add("llama", "vllm", "2", "40GiB", "8", "passing", "ready: so")
 	f.Fuzz(func(t *testing.T, model, engine, gpus, memory, slots, status, output string) {
 		meta := map[string]string{metaModel: model, metaEngine: engine, metaGPUs: gpus, metaMemory: memory, metaSlots: slots, metaAgent: "n1"}
 		got, _ := read(instance(meta, check("service:n1/llama-0", status, output)), nil)

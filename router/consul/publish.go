@@ -125,7 +125,7 @@ func (w *watch) count() {
 // same says whether nothing about the backends has changed.
 func same(a, b []Backend) bool {
 	return slices.EqualFunc(a, b, func(a, b Backend) bool {
-		return slices.Equal(a.GPUs, b.GPUs) && a.ServedAs == b.ServedAs && a.Agent == b.Agent && a.Wake == b.Wake && a.Silent == b.Silent && a.Hold == b.Hold &&
+		return a.Width == b.Width && a.ServedAs == b.ServedAs && a.Agent == b.Agent && a.Wake == b.Wake && a.Silent == b.Silent && a.Hold == b.Hold &&
 			a.ID == b.ID && a.Model == b.Model && a.Node == b.Node && a.Addr == b.Addr && a.Engine == b.Engine && a.Slots == b.Slots &&
 			a.Memory == b.Memory && a.State == b.State && a.Tier == b.Tier && a.Reason == b.Reason
 	})

@@ -238,12 +238,8 @@ func output(b Backend) string {
 // entry is how a backend is registered.
 func (r *Registration) entry(b Backend) api.AgentServiceRegistration {
 	host, port := split(b.Addr)
-	gpus := make([]string, len(b.GPUs))
-	for i, gpu := range b.GPUs {
-		gpus[i] = strconv.Itoa(gpu)
-	}
 	meta := map[string]string{
-		metaModel: b.Model, metaEngine: string(b.Engine), metaSlots: strconv.Itoa(max(b.Slots, 1)), metaMemory: b.Memory.String(), metaGPUs: strings.Join(gpus, ","),
+		metaModel: b.Model, metaEngine: string(b.Engine), metaSlots: strconv.Itoa(max(b.Slots, 1)), metaMemory: b.Memory.String(), metaGPUs: strconv.Itoa(b.Width),
 		metaNode: b.Node, metaAgent: r.node, metaWake: b.Wake, metaServedAs: b.ServedAs,
 	}
 	maps.DeleteFunc(meta, func(_, value string) bool { return value == "" })
