@@ -78,10 +78,26 @@ func (c remote) show(whole any, models ...admin.ModelStatus) error {
 				name, line = "", ""
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s ago\t%d/%d\t%s\t%s\t%s\t%s\n", name, line, b.ID, b.State,
-				time.Since(b.Since).Round(time.Second), b.InFlight, b.Slots, gpus(b), config.Size(b.Memory), b.Addr, b.Reason)
+				time.Since(b.Since).Round(time.Second), b.InFlight, b.Slots, gpus(b), memory(b), b.Addr, b.Reason)
 		}
 	}
 	return w.Flush()
+}
+
+// memory is what the backend needs, and what the configuration says of it where that is less.
+func memory(b admin.BackendStatus) string {
+	if b.Memory == b.Configured {
+		return config.Size(b.Memory).String()
+	}
+	return fmt.Sprintf("%s (configured: %s)", rounded(b.Memory), config.Size(b.Configured))
+}
+
+// rounded is a measured size, to a tenth of its unit.
+func rounded(bytes int64) string {
+	if size := config.Size(bytes); size < config.GiB {
+		return fmt.Sprintf("%.1fMiB", float64(size)/float64(config.MiB))
+	}
+	return fmt.Sprintf("%.1fGiB", float64(bytes)/float64(config.GiB))
 }
 
 // gpus are the backend's, as 0,1.

@@ -39,24 +39,25 @@ func (t Tier) String() string { return [...]string{"disk", "host", "gpu"}[t] }
 
 // Backend is one model server as its keeper last reported it. It is a value and never changes.
 type Backend struct {
-	ID       string // unique in the fleet
-	Model    string
-	Node     string
-	Addr     string // host:port; empty while nothing listens
-	PID      int    // of the process that we started; 0 where there is none
-	Engine   config.Engine
-	Slots    int         // concurrent requests it can serve, at least 1
-	Width    int         // how many GPUs it spreads over, evenly; 0: it uses none
-	GPUs     []int       // where it is, asleep too: indices on its node; nil while it is nowhere
-	Memory   config.Size // that it takes of all its GPUs while ready
-	Residual config.Size // that it still takes of them while asleep
-	Host     config.Size // that it takes of the host's memory while asleep
-	State    State
-	Tier     Tier
-	Since    time.Time     // when it came to State
-	WakeTime time.Duration // how long a wake from here takes, learned; 0 when ready
-	Reason   string        // why it is where it is, for people
-	Rested   time.Time     // Failed only: when it may be woken again
+	ID         string // unique in the fleet
+	Model      string
+	Node       string
+	Addr       string // host:port; empty while nothing listens
+	PID        int    // of the process that we started; 0 where there is none
+	Engine     config.Engine
+	Slots      int         // concurrent requests it can serve, at least 1
+	Width      int         // how many GPUs it spreads over, evenly; 0: it uses none
+	GPUs       []int       // where it is, asleep too: indices on its node; nil while it is nowhere
+	Memory     config.Size // that it takes of all its GPUs while ready: what the configuration says, or what was measured if that is more
+	Configured config.Size // of that, what the configuration says
+	Residual   config.Size // that it still takes of them while asleep
+	Host       config.Size // that it takes of the host's memory while asleep
+	State      State
+	Tier       Tier
+	Since      time.Time     // when it came to State
+	WakeTime   time.Duration // how long a wake from here takes, learned; 0 when ready
+	Reason     string        // why it is where it is, for people
+	Rested     time.Time     // Failed only: when it may be woken again
 
 	node *Node // that it was observed with
 }

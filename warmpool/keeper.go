@@ -45,8 +45,9 @@ type Keeper struct {
 
 	units   map[string]*unit
 	ledger  *Ledger
-	queue   []*unit // waking, but without room yet, in order
-	changed bool    // something the edges have not been told
+	queue   []*unit       // waking, but without room yet, in order
+	changed bool          // something the edges have not been told
+	told    []router.Room // what they were told of the GPUs
 }
 
 // New makes the keeper of a node. It does nothing until Run is called.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -37,12 +38,12 @@ func (k *Keeper) found(u *unit, f Found, err error) {
 		k.isUp(u, f.Up, "found running")
 	case router.Asleep:
 		u.up, u.tier = f.Up, f.Tier
-		k.commit(u, f.Up.GPUs, u.spec.AsleepMemory, u.spec.HostMemory)
+		k.commit(u, f.Up.GPUs, k.stays(u), u.spec.HostMemory)
 		k.move(u, slept, "found asleep")
 		k.watch(u)
 	case router.Waking:
 		u.up = f.Up
-		k.commit(u, f.Up.GPUs, u.spec.Memory, 0)
+		k.commit(u, f.Up.GPUs, k.needs(u), 0)
 		k.move(u, wanted, "found starting")
 		u.kept = true
 		k.awaken(u, f.Up.GPUs)
@@ -88,15 +89,42 @@ func (k *Keeper) woke(u *unit, up Up, err error) {
 		}
 		u.reason = u.abort
 		k.bringDown(u, true)
+	case errors.Is(err, ErrOutOfMemory) && u.again.IsZero():
+		k.tryAgain(u, err)
 	case err == nil:
 		if e := k.learned.Learn(u.id, u.tier, time.Since(u.began)); e != nil {
 			k.log.Warn("learned wake times are not saved", "error", e)
 		}
+		if !u.again.IsZero() && !k.ledger.sees(time.Now()) {
+			k.learnMemory(u, router.OnGPU, k.needs(u)+u.extra)
+		}
+		u.again, u.extra = time.Time{}, 0
 		k.isUp(u, up, "its engine answers")
 	default:
+		if errors.Is(err, ErrOutOfMemory) {
+			k.learnMemory(u, router.OnGPU, min(k.needs(u)*5/4, k.ledger.most(u.spec.GPUs)))
+			err = fmt.Errorf("also after room was made for more: %w", err)
+		}
+		u.again, u.extra = time.Time{}, 0
 		k.fell(u, err)
 	}
 	u.abort = ""
+}
+
+// tryAgain lets a backend that ran out of GPU memory wake once more, as soon as somebody has looked at the GPUs since. It asks
+// for a tenth more than there was, for which others leave; if that is not to be had, for what it asked for before.
+func (k *Keeper) tryAgain(u *unit, err error) {
+	k.log.Warn("a wake ran out of GPU memory and is tried once more", "model", u.model, "backend", u.id, "error", err)
+	u.again = time.Now()
+	u.extra = k.needs(u)/10 + config.Size(u.spec.GPUs)*k.ledger.leastFree(k.ledger.taken[u.id].GPUs, u.again)
+	u.reason = "tried once more: " + err.Error()
+	if u.spec.Process != nil { // its launcher has ended it
+		k.forget(u)
+	} else {
+		k.commit(u, u.up.GPUs, k.stays(u), u.spec.HostMemory)
+	}
+	k.queue = append(k.queue, u)
+	k.changed = true
 }
 
 // isUp makes a backend ready and tells the edges at once.
@@ -105,7 +133,7 @@ func (k *Keeper) isUp(u *unit, up Up, why string) {
 	if up.Gone != u.watched {
 		u.lost = nil // it was of a server before this one
 	}
-	k.commit(u, up.GPUs, u.spec.Memory, 0)
+	k.commit(u, up.GPUs, k.needs(u), 0)
 	k.move(u, cameUp, why)
 	k.watch(u)
 	k.publish()
@@ -169,6 +197,7 @@ func (k *Keeper) fell(u *unit, err error) {
 	}
 	u.rested = now.Add(rests)
 	k.log.Warn("backend fell over", "model", u.model, "backend", u.id, "error", err, "failed", u.failed, "rests", rests.Round(time.Millisecond).String())
+	k.lifeIsOver(u)
 	code := router.WakeFailed
 	if errors.Is(err, ErrStalled) {
 		code = router.WakeStalled
@@ -202,6 +231,7 @@ func (k *Keeper) dismiss(u *unit, why string, firm, stop bool) {
 		return
 	}
 	u.firm, u.halt = firm, stop
+	k.lifeIsOver(u)
 	k.publish() // from here on nothing is admitted
 	k.drain(u)
 }
@@ -228,7 +258,7 @@ func (k *Keeper) drain(u *unit) {
 
 // bringDown puts the backend to sleep or, where it cannot or must not, stops it.
 func (k *Keeper) bringDown(u *unit, stop bool) {
-	if u.canStop() && (stop || u.spec.HostMemory > k.ledger.FreeHost()) || !u.canSleep() {
+	if u.canStop() && (stop || u.spec.HostMemory > k.ledger.FreeHost(time.Now())) || !u.canSleep() {
 		k.stop(u)
 		return
 	}
@@ -238,9 +268,11 @@ func (k *Keeper) bringDown(u *unit, stop bool) {
 			switch {
 			case err == nil:
 				u.tier = tier
-				k.commit(u, u.up.GPUs, u.spec.AsleepMemory, u.spec.HostMemory)
+				k.commit(u, u.up.GPUs, k.stays(u), u.spec.HostMemory)
 				k.move(u, slept, u.reason)
 			case errors.Is(err, ErrCannotSleep):
+				k.log.Warn("a backend is stopped since it cannot sleep", "model", u.model, "backend", u.id, "error", err)
+				u.reason += "; stopped: " + err.Error()
 				k.stop(u)
 			case errors.Is(err, ErrBusy) && k.move(u, wanted, err.Error()):
 				k.publish()

@@ -88,7 +88,7 @@ func TestFit(t *testing.T) {
 		"only where it sleeps":           {8 * g, 1, []int{0}, []int{0}, nil, true},
 		"no GPU":                         {0, 0, nil, nil, nil, true},
 	} {
-		gpus, victims, ok := l.Fit(c.each, c.n, c.on, may)
+		gpus, victims, ok := l.Fit(time.Now(), c.each, c.n, c.on, may)
 		slices.Sort(victims)
 		slices.Sort(c.victims)
 		if !slices.Equal(gpus, c.gpus) || !slices.Equal(victims, c.victims) || ok != c.ok {

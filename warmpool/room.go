@@ -27,28 +27,118 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 			k.callOff(u, "nobody waits for it any more")
 			continue
 		}
-		if !u.placed && !k.assign(u, now) {
+		if !u.placed && (k.ledger.awaitsLook(u.again, now) || !k.assign(u, now)) {
 			continue
 		}
 		// Who has left is forgotten at once: it may be on its way back already, to another GPU.
-		u.victims = slices.DeleteFunc(u.victims, func(v *unit) bool { return !v.holdsRoom() })
+		u.victims = slices.DeleteFunc(u.victims, func(v *unit) bool { return u.debt.paid(v, now) })
 		for _, v := range u.victims {
 			if v.state == router.Ready && v.op == nothing { // it could not leave just now
 				k.evict(v, "evicted for "+u.id, false)
 			}
 		}
-		if len(u.victims) == 0 {
+		if len(u.victims) == 0 && k.isBack(u, now) {
+			gpus := k.ledger.taken[u.id].GPUs
 			k.unqueue(u)
-			k.awaken(u, k.ledger.taken[u.id].GPUs)
+			k.awaken(u, gpus)
 		}
 	}
 	return len(k.queue) > 0
 }
 
+// debt is the memory that those who make room for a wake have to give back.
+type debt struct {
+	from   []owed
+	before []config.Size // what the driver said was in use of each of the wake's GPUs when they were told to leave
+	left   time.Time     // when the last of them had
+	lives  bool          // the process of one goes on: it is to be seen whether its memory is back
+	held   Commitment    // what the wake itself held before it was given room
+}
+
+// owed is what one of them has to give back, of each of its GPUs.
+type owed struct {
+	unit *unit
+	each config.Size
+}
+
+// paid notes that one of them has left, if it has.
+func (d *debt) paid(v *unit, now time.Time) bool {
+	if v.holdsRoom() {
+		return false
+	}
+	d.left, d.lives = now, d.lives || v.state != router.Stopped || v.spec.Process == nil
+	return true
+}
+
+// returnTime is how long the memory of backends that went to sleep may take to come back.
+const returnTime = 5 * time.Second
+
+// isBack says whether the memory of those that have left is really free. The end of a process is sure sign; of one that sleeps
+// the driver is asked: either there is room now, or all that it held before is no longer in use. Memory that does not come
+// back for returnTime is not waited for; where it is somebody else who has taken it, the backend is placed anew.
+func (k *Keeper) isBack(u *unit, now time.Time) bool {
+	d := &u.debt
+	late := now.Sub(d.left) >= returnTime
+	switch {
+	case d.left.IsZero() || !d.lives:
+		return true
+	case k.ledger.awaitsLook(d.left, now) && !late:
+		return false
+	}
+	short, others, gone := config.Size(0), false, true
+	for i, g := range k.ledger.taken[u.id].GPUs {
+		s := k.ledger.believed(g, now)
+		if s == nil {
+			continue
+		}
+		missing := -k.ledger.Free(g, now)
+		all, still := k.outstanding(d, g, s)
+		short, others = max(short, missing), others || missing > still
+		gone = gone && d.before[i]-s.used >= all
+	}
+	short = (short + config.MiB - 1) / config.MiB * config.MiB // for people
+	switch {
+	case short == 0 || gone:
+		return true
+	case others:
+		k.log.Info("a backend is placed anew: somebody else has taken the memory that was freed for it", "model", u.model, "backend", u.id, "missing", short.String())
+		k.unplace(u)
+		return false
+	case late:
+		u.reason = fmt.Sprintf("woken although %s that others freed for it had not come back after %s", short, returnTime)
+		k.log.Warn("a backend wakes although the memory that was freed for it has not come back", "model", u.model, "backend", u.id, "missing", short.String(), "waited", returnTime.String())
+		k.changed = true
+	}
+	return late
+}
+
+// outstanding is what is owed in all of a GPU, and how much of that is still in use as far as can be told.
+func (k *Keeper) outstanding(d *debt, gpu int, s *sight) (all, still config.Size) {
+	for _, o := range d.from {
+		c := k.ledger.taken[o.unit.id]
+		switch {
+		case !slices.Contains(o.unit.up.GPUs, gpu):
+			continue
+		case c.Nameless || s.nameless:
+			still += o.each
+		default:
+			still += max(0, s.ours[o.unit.id]-c.Each)
+		}
+		all += o.each
+	}
+	return all, still
+}
+
+// unplace takes back what a wake was given. It goes on waiting for room.
+func (k *Keeper) unplace(u *unit) {
+	k.restore(u, u.debt.held)
+	u.placed, u.victims, u.debt = false, nil, debt{}
+}
+
 // unqueue takes a backend out of those that wait for room.
 func (k *Keeper) unqueue(u *unit) {
 	k.queue = slices.DeleteFunc(k.queue, func(q *unit) bool { return q == u })
-	u.placed, u.victims = false, nil
+	u.placed, u.victims, u.debt = false, nil, debt{}
 }
 
 // holdsRoom says whether a victim has not left yet.
@@ -60,32 +150,73 @@ func (u *unit) holdsRoom() bool {
 // enough, put to sleep if that is enough. It says whether there was anything to give. What sleeps can only wake
 // where it is.
 func (k *Keeper) assign(u *unit, now time.Time) bool {
-	n, each := u.spec.GPUs, Spread(u.spec.Memory, u.spec.GPUs)
 	held := k.ledger.taken[u.id]
 	k.ledger.Release(u.id) // what it holds asleep is its own
 	may := k.evictable(u, now)
-	for _, rank := range []rank{isIdle, turnOver} {
-		for _, stop := range []bool{false, true} {
-			gpus, victims, ok := k.ledger.Fit(each, n, u.up.GPUs, upTo(may, rank, stop))
-			if !ok {
-				continue
+	for _, memory := range k.asks(u) {
+		each := Spread(memory, u.spec.GPUs)
+		for _, rank := range []rank{isIdle, turnOver} {
+			for _, stop := range []bool{false, true} {
+				all := upTo(may, rank, stop)
+				if gpus, victims, ok := k.ledger.Fit(now, each, u.spec.GPUs, u.up.GPUs, all); ok {
+					k.place(u, held, gpus, memory)
+					k.clear(u, victims, all, stop)
+					return true
+				}
 			}
-			k.ledger.Commit(u.id, Commitment{GPUs: gpus, Each: each, Host: held.Host})
-			u.placed = true
-			for _, id := range victims {
-				u.victims = append(u.victims, k.units[id])
-				k.evict(k.units[id], "evicted for "+u.id, stop)
-			}
-			return true
+		}
+		if _, _, possible := k.ledger.Fit(now, each, u.spec.GPUs, u.up.GPUs, upTo(may, isBusy, true)); possible && memory <= k.needs(u) {
+			k.restore(u, held)
+			return false
 		}
 	}
-	_, _, possible := k.ledger.Fit(each, n, u.up.GPUs, upTo(may, isBusy, true))
-	k.ledger.Commit(u.id, held)
-	if !possible {
-		k.unqueue(u)
-		k.fell(u, fmt.Errorf("it needs %s on each of %d GPUs of %s, and what never sleeps leaves less", each, n, k.node.Name))
-	}
+	k.restore(u, held)
+	k.unqueue(u)
+	k.fell(u, fmt.Errorf("it needs %s on each of %d GPUs of %s, and %s", Spread(u.spec.Memory, u.spec.GPUs), u.spec.GPUs, k.node.Name, k.unfit(u, now)))
 	return false
+}
+
+// asks is how much memory is looked for, the first that can be had: after it ran out of memory, more than it needs; what it
+// needs as measured; and what the configuration says, for what was measured may have been chance.
+func (k *Keeper) asks(u *unit) (all []config.Size) {
+	needs := k.needs(u)
+	if u.extra > 0 {
+		all = append(all, needs+u.extra)
+	}
+	if all = append(all, needs); u.spec.Memory < needs {
+		all = append(all, u.spec.Memory)
+	}
+	return all
+}
+
+// restore commits to a backend what it held before it was to be placed.
+func (k *Keeper) restore(u *unit, held Commitment) {
+	if k.ledger.Release(u.id); len(held.GPUs) > 0 {
+		k.ledger.Commit(u.id, held)
+	}
+}
+
+// place commits a backend's GPUs to it.
+func (k *Keeper) place(u *unit, held Commitment, gpus []int, memory config.Size) {
+	if len(held.GPUs) > 0 { // since when it holds something does not change
+		k.ledger.Commit(u.id, held)
+	}
+	k.commit(u, gpus, memory, held.Host)
+	u.placed, u.debt = true, debt{held: held}
+	for _, g := range gpus {
+		u.debt.before = append(u.debt.before, k.ledger.sights[g].used)
+	}
+}
+
+// clear dismisses those who must leave for a backend.
+func (k *Keeper) clear(u *unit, victims []string, all []Evictable, stop bool) {
+	for _, e := range all {
+		if slices.Contains(victims, e.Backend) {
+			u.victims = append(u.victims, k.units[e.Backend])
+			u.debt.from = append(u.debt.from, owed{k.units[e.Backend], e.Frees})
+			k.evict(k.units[e.Backend], "evicted for "+u.id, stop)
+		}
+	}
 }
 
 // evict makes a backend leave its GPUs.
@@ -135,7 +266,7 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 	var may []evictee
 	for _, v := range k.units {
 		held := k.ledger.taken[v.id]
-		e := evictee{Evictable: Evictable{Backend: v.id, GPUs: held.GPUs, Frees: held.Each}, last: v.since}
+		e := evictee{Evictable: Evictable{Backend: v.id, GPUs: held.GPUs, Frees: k.ledger.holds(v.id, now)}, last: v.since}
 		pinned := v.policy.NeverSleep || v.policy.Min > 0 && awake[v.model] <= v.policy.Min
 		if v == u || v.fixed() || held.Each == 0 {
 			continue
@@ -143,7 +274,7 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 		switch v.state {
 		case router.Failed, router.Stopped: // it is being cleared away
 		case router.Draining:
-			e.stays = v.residue()
+			e.stays = k.residue(v)
 		case router.Asleep:
 			if e.rank = isAsleep; !v.canStop() {
 				continue
@@ -156,7 +287,7 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 			if e.rank, e.last = k.turn(v, now); pinned {
 				continue
 			}
-			e.stays = v.residue()
+			e.stays = k.residue(v)
 		}
 		if !v.canStop() {
 			e.Frees, e.stays = e.Frees-e.stays, 0
@@ -195,9 +326,9 @@ func (k *Keeper) turn(v *unit, now time.Time) (rank, time.Time) {
 }
 
 // residue is what stays on each GPU when the backend sleeps, unless it is to be stopped.
-func (u *unit) residue() (each config.Size) {
+func (k *Keeper) residue(u *unit) (each config.Size) {
 	if u.state == router.Draining && u.halt || !u.canSleep() {
 		return 0
 	}
-	return Spread(u.spec.AsleepMemory, len(u.up.GPUs))
+	return Spread(k.stays(u), len(u.up.GPUs))
 }

@@ -36,6 +36,7 @@ func (k *Keeper) settleOne(u *unit, now time.Time) {
 	if len(u.downs) > 0 || u.gone || u.next != nil {
 		k.takeDown(u)
 	}
+	k.flee(u, now)
 	if u.state == router.Draining && u.op == draining && (!u.firm && u.isWanted() || u.lost != nil) {
 		u.cancel()
 	}
@@ -118,7 +119,7 @@ func (k *Keeper) stand(u *unit, why string) {
 		k.move(u, halted, why)
 		return
 	}
-	k.commit(u, u.up.GPUs, u.spec.AsleepMemory, u.spec.HostMemory)
+	k.commit(u, u.up.GPUs, k.stays(u), u.spec.HostMemory)
 	k.move(u, slept, why)
 }
 

@@ -38,12 +38,16 @@ type unit struct {
 	kept   bool               // so does the plan
 	downs  []*wait            // who wants it down
 
-	began   time.Time // Waking: when its launcher began
-	placed  bool      // Waking: it has its GPUs, and their memory once victims have left
-	victims []*unit   // Waking: who must leave first
-	abort   string    // Waking: why it is to be called off
-	firm    bool      // Draining: it leaves even if it is wanted again
-	halt    bool      // Draining: it stops instead of sleeping
+	began   time.Time   // Waking: when its launcher began
+	placed  bool        // Waking: it has its GPUs, and their memory once victims have left
+	victims []*unit     // Waking: who must leave first
+	debt    debt        // Waking: what they owe
+	again   time.Time   // Waking: when it ran out of GPU memory and was to try once more
+	extra   config.Size // Waking: what it asks for then beyond what it needs
+	peak    config.Size // Ready: the most it was seen to hold of its GPUs since it woke, over all of them
+	abort   string      // Waking: why it is to be called off
+	firm    bool        // Draining: it leaves even if it is wanted again
+	halt    bool        // Draining: it stops instead of sleeping
 
 	next *config.Backend // what the file says of it now, where it must be stopped first
 	gone bool            // it is no longer in the file
@@ -155,10 +159,7 @@ func (k *Keeper) move(u *unit, e event, why string) bool {
 // publish tells the edges.
 func (k *Keeper) publish() {
 	now := time.Now()
-	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(), Backends: make([]router.Backend, 0, len(k.units))}
-	for g := range k.node.GPUs {
-		n.GPUs = append(n.GPUs, router.Room{Free: k.ledger.Free(g)})
-	}
+	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(now), GPUs: k.room(now), Backends: make([]router.Backend, 0, len(k.units))}
 	for _, e := range k.evictable(nil, now) {
 		if e.rank <= turnOver {
 			n.Evictable = append(n.Evictable, k.leaving(e))
@@ -167,7 +168,7 @@ func (k *Keeper) publish() {
 	for _, u := range k.inOrder() {
 		n.Backends = append(n.Backends, router.Backend{
 			ID: u.id, Model: u.model, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
-			Width: u.spec.GPUs, GPUs: u.up.GPUs, Memory: u.spec.Memory, Residual: u.spec.AsleepMemory, Host: u.spec.HostMemory,
+			Width: u.spec.GPUs, GPUs: u.up.GPUs, Memory: k.needs(u), Configured: u.spec.Memory, Residual: k.stays(u), Host: u.spec.HostMemory,
 			State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested, WakeTime: k.wakeTime(u),
 		})
 		if u.state == router.Waking {
@@ -178,8 +179,17 @@ func (k *Keeper) publish() {
 			n.Wakes = append(n.Wakes, router.Wake{Backend: u.id, GPUs: k.ledger.taken[u.id].GPUs, Ready: began.Add(k.wakeTime(u))})
 		}
 	}
-	k.changed = false
+	k.changed, k.told = false, n.GPUs
 	k.edge.Observe(n)
+}
+
+// room is what there is of each GPU.
+func (k *Keeper) room(now time.Time) (all []router.Room) {
+	for g := range k.node.GPUs {
+		health, _ := k.ledger.Health(g, now)
+		all = append(all, router.Room{Free: k.ledger.Free(g, now), Health: health})
+	}
+	return all
 }
 
 // leaving is what the edges are told of one that could make room.
@@ -211,5 +221,5 @@ func (k *Keeper) wakeTime(u *unit) time.Duration {
 
 // commit notes in the ledger what the backend holds on its GPUs.
 func (k *Keeper) commit(u *unit, gpus []int, memory, host config.Size) {
-	k.ledger.Commit(u.id, Commitment{GPUs: gpus, Each: Spread(memory, len(gpus)), Host: host})
+	k.ledger.Commit(u.id, Commitment{GPUs: gpus, Each: Spread(memory, len(gpus)), Host: host, Nameless: u.spec.Process == nil, Since: time.Now()})
 }

@@ -37,7 +37,8 @@ type BackendStatus struct {
 	Addr       string     `json:"addr,omitempty"`
 	PID        int        `json:"pid,omitempty"`
 	GPUs       []int      `json:"gpus,omitempty"`
-	Memory     int64      `json:"memory_bytes"`
+	Memory     int64      `json:"memory_bytes"`            // that it needs: as configured, or as measured where that is more
+	Configured int64      `json:"memory_configured_bytes"` // what the configuration says of it
 	InFlight   int        `json:"in_flight"`
 	Slots      int        `json:"slots"`
 	WakeTimeMS int64      `json:"wake_time_ms"`
@@ -60,7 +61,7 @@ func statusOf(r *router.Router, m *router.Model) ModelStatus {
 		s.Line = LineStatus{Waiting: use.Waiting, Bytes: use.Bytes}
 		backend := BackendStatus{
 			ID: b.ID, Node: b.Node, State: b.State.String(), Tier: b.Tier.String(), Since: b.Since, Reason: b.Reason, Addr: b.Addr,
-			PID: b.PID, GPUs: b.GPUs, Memory: int64(b.Memory), InFlight: use.InFlight, Slots: b.Slots, WakeTimeMS: b.WakeTime.Milliseconds(),
+			PID: b.PID, GPUs: b.GPUs, Memory: int64(b.Memory), Configured: int64(b.Configured), InFlight: use.InFlight, Slots: b.Slots, WakeTimeMS: b.WakeTime.Milliseconds(),
 		}
 		if b.State == router.Failed {
 			backend.Rested = &b.Rested

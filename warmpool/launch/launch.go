@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pilotlight/config"
@@ -47,6 +48,7 @@ type Launcher struct {
 	child  *child    // the process, nil where there is none
 	there  *presence // of a server that somebody else runs; nil where it is not looked for
 
+	pid      atomic.Int64   // of child, for those who ask at any time; 0: none
 	closing  chan struct{}  // closed by Close
 	watchers sync.WaitGroup // of processes, until they end or closing
 }
@@ -235,6 +237,9 @@ func (l *Launcher) Stop(ctx context.Context) error {
 	}
 	return nil
 }
+
+// PID is the process of the backend, from the moment in which it is started; 0 where there is none. It may be asked at any time.
+func (l *Launcher) PID() int { return int(l.pid.Load()) }
 
 // addr is where the model server listens.
 func (l *Launcher) addr() string {

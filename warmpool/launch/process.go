@@ -119,6 +119,7 @@ func (l *Launcher) start(gpus []int) error {
 	c := newChild(cmd.Process.Pid, time.Now(), path, from)
 	born, err := birth(c.pid)
 	l.child = c
+	l.pid.Store(int64(c.pid))
 	l.record = record{
 		PID: c.pid, Born: born, Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), GPUs: slices.Clone(gpus),
 		Command: commandHash(*p), Started: c.started,
@@ -204,6 +205,7 @@ func (l *Launcher) adopt() {
 	}
 	c, born := newChild(l.record.PID, l.record.Started, l.path("logs", ".log"), 0), l.record.Born
 	l.child = c
+	l.pid.Store(int64(c.pid))
 	l.watchers.Go(func() {
 		if awaitEnd(c.pid, born, l.closing) {
 			c.sweep()

@@ -73,8 +73,14 @@ func TestAProcessIsStartedWhereItIsTold(t *testing.T) {
 		t.Errorf("it logged %q, want %q", logOf(t, l), want)
 	}
 	pid := l.child.pid
+	if l.PID() != pid {
+		t.Errorf("its process is said to be %d, not %d", l.PID(), pid)
+	}
 	if err := l.Stop(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if l.PID() != 0 {
+		t.Errorf("its process is said to be %d", l.PID())
 	}
 	if groupLives(pid) {
 		t.Error("it outlived its stop")

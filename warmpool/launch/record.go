@@ -70,6 +70,7 @@ func (l *Launcher) saveRecord() error {
 // dropRecord forgets the backend.
 func (l *Launcher) dropRecord() {
 	l.record = record{}
+	l.pid.Store(0)
 	path := l.path("backends", ".json")
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.log.Warn("a stale record stays behind", "path", path, "error", err)
