@@ -32,6 +32,7 @@ func layout() map[string][]string {
 		"loadtest/realconsul":  {},
 		"loadtest/edge":        {}, // it sees pilotlight from outside
 		"loadtest/benchwake":   {"loadtest/edge"},
+		"loadtest/benchleave":  {"loadtest/edge"},
 		"loadtest/benchedge":   {"loadtest/edge"},
 		"deploy/tinymodel":     {},
 		"deploy/tinymodel/cmd": {"deploy/tinymodel"},

@@ -21,8 +21,9 @@ import (
 
 // Edge is a running `pilotlight serve`.
 type Edge struct {
-	Addr string // of the data port
-	PID  int
+	Addr  string // of the data port
+	Admin string // address of the admin port
+	PID   int
 
 	cmd       *exec.Cmd
 	interrupt func() error // once: a second signal would end it before it has stopped its model servers
@@ -70,7 +71,7 @@ func Start(ctx context.Context, binary, dir, configuration string, env ...string
 }
 
 // entry is what matters of a line of its log.
-type entry struct{ Msg, Listen string }
+type entry struct{ Msg, Listen, Admin string }
 
 // awaitServing reads the log until it names the data port.
 func (e *Edge) awaitServing(lines *bufio.Scanner) error {
@@ -78,7 +79,7 @@ func (e *Edge) awaitServing(lines *bufio.Scanner) error {
 	for lines.Scan() {
 		var got entry
 		if json.Unmarshal(lines.Bytes(), &got) == nil && got.Msg == "serving" {
-			e.Addr = got.Listen
+			e.Addr, e.Admin = got.Listen, got.Admin
 			return nil
 		}
 		said.WriteString(lines.Text() + "\n")
