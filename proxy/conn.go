@@ -36,7 +36,10 @@ type conn struct {
 	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	fresh    bool          // nothing has been read
-	headBy   time.Time     // when the first header must be there; zero: fasthttp sees to it
+	readBy   time.Time     // in place of the next deadline that fasthttp sets; zero: there is none
+	requests int           // so far
+	last     bool          // there will be no other one
+	next     func()        // what becomes of the connection once fasthttp lets go of it; nil: it is closed
 	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
@@ -122,17 +125,18 @@ func (c *conn) greet() bool {
 			return false
 		case err != nil, !strings.HasPrefix(http2Preface, string(b)):
 			return true
-		case c.headBy.IsZero():
-			c.headBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
-			c.Conn.SetReadDeadline(c.headBy)
+		case c.readBy.IsZero():
+			c.readBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
+			c.Conn.SetReadDeadline(c.readBy)
 		}
 	}
 }
 
-// SetReadDeadline is fasthttp's. The first one counts from the first byte of a request, which greet may have seen a while ago.
+// SetReadDeadline is fasthttp's. The first one counts from the first byte of a request, which greet may have seen a while
+// ago; that of a connection which it gets back is for an idle one.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if !c.headBy.IsZero() {
-		t, c.headBy = c.headBy, time.Time{}
+	if !c.readBy.IsZero() {
+		t, c.readBy = c.readBy, time.Time{}
 	}
 	return c.Conn.SetReadDeadline(t)
 }
@@ -280,8 +284,11 @@ func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
 func (c *conn) Value(any) any { return nil }
 
 // state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown. So is one of whose last
-// request something is left unread.
+// request something is left unread. What fasthttp takes for closed may be in use: see next.
 func (c *conn) state(s fasthttp.ConnState) {
+	if s == fasthttp.StateClosed {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
@@ -326,8 +333,13 @@ func (c *conn) proto() string {
 	return "http"
 }
 
-// Close is fasthttp's, after the last request.
+// Close is fasthttp's, after the last request that it knows of.
 func (c *conn) Close() error {
+	if next := c.next; next != nil {
+		c.next = nil
+		go next() // until the connection is closed, which a shutdown waits for
+		return nil
+	}
 	c.closed.Do(func() {
 		if c.linger && c.Err() == nil {
 			c.lingerOn()

@@ -66,6 +66,7 @@ type Edge struct {
 	upstreams    upstreams
 	calls        calls
 	visits       sync.Pool // of *visit
+	intakes      sync.Pool // of *intake: those of visits that need theirs no more
 	ring         ring
 	lastID       atomic.Uint64
 }
@@ -107,10 +108,10 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	defer stop()
 
 	defer context.AfterFunc(ctx, l.stop)()
-	server := e.server(l)
-	l.http2 = newHTTP2(e, l, server)
+	l.server = e.server(l)
+	l.http2 = newHTTP2(e, l)
 	defer l.http2.close()
-	err := server.Serve(l)
+	err := l.server.Serve(l)
 	if !l.draining() { // it failed before it was asked to stop
 		l.stop()
 		drainLimit = 0

@@ -34,7 +34,9 @@ func (v *visit) serve() {
 		}
 		err := v.forward()
 		if err == nil {
-			v.release()
+			if !v.aside {
+				v.release()
+			}
 			return
 		}
 		if !errors.Is(err, errUntouched) || tries == len(v.tried) || !v.retry() {
@@ -87,17 +89,33 @@ func (v *visit) forward() error {
 	if err != nil {
 		return err
 	}
-	reusable := false
+	p := &v.passage
+	*p = passage{u: u}
 	defer func() { // also when it panics: the backend must not go on
-		v.stopUpload(u)
-		if v.conn.detach() == nil && reusable {
-			v.edge.upstreams.put(u)
-		} else {
-			v.edge.upstreams.close(u)
+		if !v.aside {
+			v.part(p)
 		}
 	}()
-	reusable, err = v.relay(u)
-	return err
+	return v.relay(p)
+}
+
+// A passage is an answer on its way from a backend to a client.
+type passage struct {
+	u        *upstream
+	body     body
+	framing  framing
+	outcome  router.Outcome // once it is done
+	reusable bool           // the backend's connection then
+}
+
+// part ends the use of a backend's connection for this visit.
+func (v *visit) part(p *passage) {
+	v.stopUpload(p.u)
+	if v.conn.detach() == nil && p.reusable && p.body.done && len(p.u.bytes()) == 0 && !p.u.torn {
+		v.edge.upstreams.put(p.u)
+	} else {
+		v.edge.upstreams.close(p.u)
+	}
 }
 
 // begin sends the request and returns once the first byte of an answer is there. Only what is untouched is sent again:
@@ -196,32 +214,32 @@ func configured(l *router.Lease) config.Backend {
 	return config.Backend{ConnectTime: config.Duration(dialTime)}
 }
 
-// relay passes the answer on. It says whether the connection can serve another request.
-func (v *visit) relay(u *upstream) (reusable bool, err error) {
+// relay passes the answer on.
+func (v *visit) relay(p *passage) error {
 	var a answer
-	n, err := v.readHead(u, &a)
+	n, err := v.readHead(p.u, &a)
 	if err != nil {
-		return false, err
+		return err
 	}
 	v.ctx.Request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
 	if a.status == fasthttp.StatusSwitchingProtocols {
-		return false, v.switchOver(u, &a, n)
+		return v.switchOver(p.u, &a, n)
 	}
-	d := bodyOf(&a, v.Method == "HEAD")
+	p.body = bodyOf(&a, v.Method == "HEAD")
+	p.reusable = a.http11 && !a.close && p.body.kind != byClose
+	if p.outcome = router.OK; a.status >= 500 && a.status != fasthttp.StatusNotImplemented {
+		p.outcome = router.Broken
+	}
 	if v.begun && (a.status != fasthttp.StatusOK || !a.sse) {
-		err = v.explain(u, &a, n, &d)
+		err = v.explain(p, &a, n)
 	} else {
-		err = v.stream(u, &a, n, &d)
+		err = v.stream(p, &a, n)
 	}
-	if err != nil {
-		return false, err
+	if err == nil && !v.aside {
+		v.Outcome = p.outcome
 	}
-	v.Outcome = router.OK
-	if a.status >= 500 && a.status != fasthttp.StatusNotImplemented {
-		v.Outcome = router.Broken
-	}
-	return a.http11 && !a.close && d.done && d.kind != byClose && len(u.bytes()) == 0 && !u.torn, nil
+	return err
 }
 
 // maxInterim is how many interim answers may come before the final one.
@@ -258,47 +276,62 @@ func (v *visit) readHead(u *upstream, a *answer) (int, error) {
 	}
 }
 
-// stream passes an answer on whose head is the first n bytes in u: every piece as soon as it comes.
-func (v *visit) stream(u *upstream, a *answer, n int, d *body) error {
-	f := plain
-	if v.begun || v.http1 && !d.done && d.kind != byLength {
-		f = framed
+// stream passes an answer on whose head is the first n bytes read: every piece as soon as it comes.
+func (v *visit) stream(p *passage, a *answer, n int) error {
+	if v.begun || v.http1 && !p.body.done && p.body.kind != byLength {
+		p.framing = framed
 	}
 	v.last = v.last || !v.http1 || v.conn.ln.draining()
 	b := v.edge.buffers.get()
 	dst := (*b)[:0]
 	if !v.begun {
 		v.Status = a.status
-		dst = a.appendTo(dst, f, v.last)
+		dst = a.appendTo(dst, p.framing, v.last)
 	}
-	u.consume(n)
-	for {
-		data, used, err := d.take(u.bytes())
-		done := d.done
-		dst = f.append(dst, data)
-		if done && f == framed {
-			dst = appendEnd(dst, d.trailer)
-		}
-		var left error
-		if len(dst) > 0 {
-			left = v.send(dst)
-		}
-		v.edge.buffers.put(b) // before the next wait: a stream that idles holds none
-		u.consume(used)
-		switch {
-		case left != nil:
-			return left
-		case done:
-			return nil
-		case err == nil:
-			err = d.end(v.next(u))
-		}
-		if err != nil {
-			return v.tear(f, d, err)
-		}
-		b = v.edge.buffers.get()
-		dst = (*b)[:0]
+	p.u.consume(n)
+	if err := v.pass(p, b, dst); err != nil || p.body.done {
+		return err
 	}
+	if p.framing == framed && v.stepAside() {
+		return nil
+	}
+	return v.passAll(p)
+}
+
+// pass sends dst, which is in b, and what has been read of the answer behind it.
+func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
+	data, used, err := p.body.take(p.u.bytes())
+	dst = p.framing.append(dst, data)
+	if p.body.done && p.framing == framed {
+		dst = appendEnd(dst, p.body.trailer)
+	}
+	var left error
+	if len(dst) > 0 {
+		left = v.send(dst)
+	}
+	v.edge.buffers.put(b) // before the next wait: a stream that idles holds none
+	p.u.consume(used)
+	switch {
+	case left != nil:
+		return left
+	case err != nil:
+		return v.tear(p.framing, &p.body, err)
+	}
+	return nil
+}
+
+// passAll passes on what comes until the answer is complete.
+func (v *visit) passAll(p *passage) error {
+	for !p.body.done {
+		if err := p.body.end(v.next(p.u)); err != nil {
+			return v.tear(p.framing, &p.body, err)
+		}
+		b := v.edge.buffers.get()
+		if err := v.pass(p, b, (*b)[:0]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tear makes a break look like one. Where only the end of the connection would end the answer, it is reset.
@@ -313,8 +346,9 @@ func (v *visit) tear(f framing, d *body, err error) error {
 const maxTold = 8 << 10
 
 // explain tells a client whose stream we have begun that the backend answered with something else: as an event.
-func (v *visit) explain(u *upstream, a *answer, n int, d *body) error {
+func (v *visit) explain(p *passage, a *answer, n int) error {
 	var text []byte
+	u, d := p.u, &p.body
 	for u.consume(n); !d.done && len(text) < maxTold; {
 		data, used, err := d.take(u.bytes())
 		text = append(text, data...)

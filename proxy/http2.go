@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/valyala/fasthttp"
-
 	"pilotlight/router"
 )
 
@@ -24,7 +22,6 @@ type http2 struct {
 	edge   *Edge
 	server *http.Server
 	ln     *listener
-	fast   *fasthttp.Server
 	conns  chan net.Conn // on their way to server
 	all    sync.WaitGroup
 }
@@ -39,8 +36,8 @@ const (
 	connWindow   = 4<<20 - 1
 )
 
-func newHTTP2(e *Edge, ln *listener, fast *fasthttp.Server) *http2 {
-	h := &http2{edge: e, ln: ln, fast: fast, conns: make(chan net.Conn)}
+func newHTTP2(e *Edge, ln *listener) *http2 {
+	h := &http2{edge: e, ln: ln, conns: make(chan net.Conn)}
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true) // TLS is ours
 	h.server = &http.Server{
@@ -102,8 +99,8 @@ func (h *http2) handle(w http.ResponseWriter, r *http.Request) {
 		h.edge.handleCall(c, s)
 		return
 	}
-	h.fast.ServeConn(c) // how it ends is in the visit
-	<-s.closed          // where fasthttp gave the connection up it is served by another goroutine
+	h.ln.server.ServeConn(c) // how it ends is in the visit
+	<-s.closed               // where fasthttp gave the connection up it is served by another goroutine
 	if !s.whole() {
 		panic(http.ErrAbortHandler) // resets the stream: a break looks like one
 	}

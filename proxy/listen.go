@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/valyala/fasthttp"
+
 	"pilotlight/config"
 )
 
@@ -20,6 +22,7 @@ type listener struct {
 	limits       config.Limits
 	log          *slog.Logger
 	certificates *Certificates // nil: no TLS
+	server       *fasthttp.Server
 	http2        *http2
 	watch        *watch
 	buffers      *buffers

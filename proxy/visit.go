@@ -60,27 +60,34 @@ func (p phase) String() string { return [...]string{"request", "line", "first_by
 // visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
 type visit struct {
 	record
-	edge  *Edge
-	conn  *conn
-	ctx   *fasthttp.RequestCtx // nil: a call
-	call  *call                // of gRPC; nil: it is none
-	head  head
-	ask   ask
+	edge *Edge
+	conn *conn
+	ctx  *fasthttp.RequestCtx // nil: a call
+	call *call                // of gRPC; nil: it is none
+	*intake
 	lease router.Lease
 	held  bool // lease is to be released
 	phase phase
 	begun bool // headers of a stream are out: heartbeats
+	aside bool // the answer goes on after the handler has returned: see stepAside
 	last  bool // the connection closes afterwards
 	http1 bool // the client speaks HTTP/1.1, not 1.0
 
 	end     time.Time // when the backend must be done
 	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
 	upload  *upload   // of a body that was not read before; nil: it was
+	passage passage   // of the answer
 
 	known  string // the model's own name, once it is certain that there is one
 	tried  router.Tried
 	to     destination
 	stayed bool // it could not overflow, and does not try again
+}
+
+// intake is what was read of a request. A stream that has stepped aside has none.
+type intake struct {
+	head head
+	ask  ask
 }
 
 // record is a Visit as it is kept in the ring: without anything that must be allocated for each request.
@@ -137,7 +144,8 @@ func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	v := e.receive(ctx.Conn().(*conn), h.Method(), h.RequestURI())
 	v.ctx = ctx
 	v.http1 = h.IsHTTP11()
-	v.last = h.ConnectionClose() || ctx.ConnRequestNum() >= uint64(e.limits.RequestsPerConnection)
+	v.conn.requests++
+	v.last = h.ConnectionClose() || v.conn.requests >= e.limits.RequestsPerConnection
 	return v
 }
 
@@ -146,6 +154,11 @@ func (e *Edge) receive(c *conn, verb, target []byte) *visit {
 	v, ok := e.visits.Get().(*visit)
 	if !ok {
 		v = &visit{}
+	}
+	if v.intake == nil {
+		if v.intake, ok = e.intakes.Get().(*intake); !ok {
+			v.intake = &intake{}
+		}
 	}
 	v.edge, v.conn = e, c
 	v.id, v.At = e.lastID.Add(1), time.Now()
@@ -156,15 +169,23 @@ func (e *Edge) receive(c *conn, verb, target []byte) *visit {
 	return v
 }
 
-// close ends the record: the handler's outermost defer. A panic in the handler costs its connection, not the process.
+// close ends the record: the handler's outermost defer. A panic in the handler costs its connection, not the process. If
+// the answer goes on it has fasthttp let go of the connection.
 func (v *visit) close() {
+	if v.aside {
+		v.ctx.SetConnectionClose()
+		v.ctx = nil
+		v.edge.intakes.Put(v.intake.rest())
+		v.intake = nil
+		return
+	}
 	if p := recover(); p != nil {
 		v.Outcome, v.Code, v.last = router.Broken, "", true
 		v.edge.log.Error("handler panicked", "request", v.name(), "panic", p, "stack", string(debug.Stack()))
 	}
 	v.release()
 	e := v.edge
-	if v.ctx != nil && (v.last || v.conn.Err() != nil || v.conn.ln.parts()) {
+	if v.conn.last = v.last || v.conn.Err() != nil || v.conn.ln.parts(); v.conn.last && v.ctx != nil {
 		v.ctx.SetConnectionClose()
 	}
 	v.Total = time.Since(v.At)
@@ -175,11 +196,20 @@ func (v *visit) close() {
 	e.metrics.count(&v.Visit, v.known, v.phase)
 	e.ring.add(&v.record)
 	v.log(e.log)
-	if cap(v.ask.scratch.body) > bufferSize {
-		v.ask.scratch.body = nil // a pool is no place for large bodies
-	}
-	*v = visit{ask: ask{scratch: v.ask.scratch, model: v.ask.model}}
+	*v = visit{intake: v.intake.rest()}
 	e.visits.Put(v)
+}
+
+// rest is the intake without what was read into it, for another request.
+func (in *intake) rest() *intake {
+	if in == nil {
+		return nil
+	}
+	if cap(in.ask.scratch.body) > bufferSize {
+		in.ask.scratch.body = nil // a pool is no place for large bodies
+	}
+	*in = intake{ask: ask{scratch: in.ask.scratch, model: in.ask.model}}
+	return in
 }
 
 // release gives the slot back if there is one.
