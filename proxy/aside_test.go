@@ -12,21 +12,16 @@ import (
 	"pilotlight/router"
 )
 
-// pausing is a backend whose streams pause for a while after the first event.
-func pausing(c net.Conn, in *bufio.Reader) {
-	for readRequest(in) != nil {
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n")
-		time.Sleep(20 * time.Second)
-		io.WriteString(c, "b\r\ndata: two\n\n\r\n0\r\n\r\n")
-	}
-}
-
 func TestAConnectionServesOnAfterStreams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		connections := 0
 		dial, wait := piped(func(c net.Conn, in *bufio.Reader) {
 			connections++
-			pausing(c, in)
+			for readRequest(in) != nil {
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nb\r\ndata: one\n\n\r\n")
+				time.Sleep(20 * time.Second)
+				io.WriteString(c, "b\r\ndata: two\n\n\r\n0\r\n\r\n")
+			}
 		})
 		r := memory(t, nil, dial, withLimits(func(l *config.Limits) { l.IdleTime = config.Duration(time.Minute) }))
 		r.ready(1, "there")
