@@ -18,12 +18,14 @@ import (
 func layout() map[string][]string {
 	return map[string][]string{
 		"config":               {},
-		"probe":                {"config"},
+		"probe":                {"config", "probe/proc"},
+		"probe/proc":           {},
 		"probe/engine":         {"config", "probe"},
+		"probe/nvml":           {"config", "probe", "probe/proc"},
 		"router":               {"config", "probe"},
 		"router/consul":        {"config", "router"},
 		"warmpool":             {"config", "probe", "router"},
-		"warmpool/launch":      {"config", "probe", "probe/engine", "router", "warmpool"},
+		"warmpool/launch":      {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"proxy":                {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":          {"config", "probe", "router", "proxy"},
 		"loadtest/modelsim":    {}, // it knows nothing of us, as no model server does
@@ -37,7 +39,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":     {},
 		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
 		".": {
-			"config", "probe", "probe/engine", "router", "warmpool", "warmpool/launch", "proxy", "proxy/admin",
+			"config", "probe", "probe/engine", "probe/nvml", "router", "warmpool", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest/modelsim",
 		},
 	}
@@ -47,6 +49,7 @@ func layout() map[string][]string {
 // here, and in as few packages as possible.
 func fences() map[string][]string {
 	return map[string][]string{
+		"github.com/NVIDIA/go-nvml":           {"probe/nvml"},
 		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},

@@ -27,6 +27,8 @@ type verbs struct {
 	Wake     wakeCmd          `cmd:"" help:"Wake a model, and wait until it is ready."`
 	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`
+	GPUs     gpusCmd          `cmd:"" name:"gpus" help:"Show GPUs: who holds their memory, how busy they are, and whether they are well."`
+	NVML     nvmlCmd          `cmd:"" name:"nvml" hidden:""`
 	Modelsim modelsim.Options `cmd:"" help:"Run one simulated model server, as dev does."`
 	Version  versionCmd       `cmd:"" help:"Print the version."`
 }

@@ -19,18 +19,18 @@ type GPUs struct {
 	At      time.Time // when it was taken, by the node's clock; the zero time: never
 	Driver  string    // the driver's version; empty where there is none
 	Problem string    // why nothing is known of the GPUs, for people; empty where something is
-	Foreign bool      // the PIDs are of another namespace than ours: nothing here can be matched to them
+	Foreign bool      // the PIDs are the host's and we are in a container that cannot see those
 
 	HostTotal config.Size // host memory; 0 where the node does not say
 	HostFree  config.Size // what programs could still take of it without swapping
 
-	GPUs  []GPU    // in the order of their indices
+	GPUs  []GPU    // GPUs[i] has the index i
 	Links [][]Link // how GPUs[i] and GPUs[j] are joined; nil where that is not known
 }
 
 // GPU is what a probe saw of one GPU, or of one MIG instance. What a driver does not say is -1, or empty.
 type GPU struct {
-	Index  int    // on its node, as the driver counts; instances have that of their GPU
+	Index  int    // its place among the node's, which it keeps: the driver's own number, until a GPU is lost or is divided by MIG
 	UUID   string // of the GPU, or of its MIG instance; CUDA_VISIBLE_DEVICES takes it
 	Parent string // the UUID of the GPU that it is a MIG instance of; empty for a GPU
 	Name   string
@@ -52,8 +52,10 @@ type GPU struct {
 	Throttled Throttle // why it runs slower than it could
 	ECC       int64    // errors that could not be corrected, since the driver was loaded
 	Remapped  int      // rows of its memory that spares stand in for
-	Xids      []Xid    // errors that the driver has reported since the watch began, the newest last; a few
-	Recovery  Recovery // what the driver asks for before it is used again
+	// RemapPending says that a row awaits the next reset to be replaced, RemapFailed that none is left to replace one.
+	RemapPending, RemapFailed bool
+	Xids                      []Xid    // errors that the driver has reported since the watch began, the newest last; a few
+	Recovery                  Recovery // what the driver asks for before it is used again
 
 	Health Health
 	Reason string   // why it is not Healthy, for people
@@ -68,11 +70,11 @@ type Process struct {
 	Used config.Size // -1 where the driver does not say
 	Busy float64     // its share of the GPU's time since the look before, 0 to 1; -1 where it does not say
 
-	// What this host knows of the PID; empty where GPUs.Foreign, or where the process has ended.
+	// What this host knows of the process; empty where GPUs.Foreign, or where it has ended.
 
 	Name    string
-	Born    string // when it started, in ticks since boot: a PID that is used again has another
-	Parents []int  // its parent, that one's parent, and so on
+	Born    uint64 // when it started, in clock ticks since boot: a PID that is used again has another; 0: not known
+	Lineage []int  // its own PID as we count, its parent's, and so on
 	Group   int    // its process group
 	Cgroup  string // the path of its control group
 }

@@ -30,6 +30,7 @@ type Lives interface {
 type Options struct {
 	Router   *router.Router
 	Lives    Lives
+	GPUs     func() GPUsStatus
 	Visits   func() any // the last requests
 	Config   func() any // what is loaded, and how the last reload went
 	Registry *prometheus.Registry
@@ -41,6 +42,7 @@ type Options struct {
 func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, StatusOf(o.Router)) })
+	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
 	for verb, move := range map[string]func(context.Context, string) error{
 		"wake":  o.Lives.WakeModel,
 		"sleep": func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, false) },
@@ -127,6 +129,7 @@ func home(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	fmt.Fprint(w, `<!doctype html><html lang="en"><meta charset="utf-8"><title>Pilotlight</title><h1>Pilotlight</h1><ul>
 <li><a href="/api/status">/api/status</a>: models, backends, lines
+<li><a href="/api/gpus">/api/gpus</a>: GPUs, who holds their memory, their health
 <li><a href="/debug/visits">/debug/visits</a>: the last requests
 <li><a href="/debug/config">/debug/config</a>: what is loaded
 <li><a href="/metrics">/metrics</a>

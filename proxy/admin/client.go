@@ -3,10 +3,14 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 )
+
+// ErrNobody says that nothing listens where a pilotlight was asked for.
+var ErrNobody = errors.New("nothing answers on the admin port")
 
 // Client asks the admin port of a running pilotlight.
 type Client struct{ Addr string } // host:port
@@ -15,6 +19,12 @@ type Client struct{ Addr string } // host:port
 func (c Client) Status(ctx context.Context) (Status, error) {
 	var s Status
 	return s, c.ask(ctx, http.MethodGet, "/api/status", &s)
+}
+
+// GPUs asks for the node's GPUs.
+func (c Client) GPUs(ctx context.Context) (GPUsStatus, error) {
+	var s GPUsStatus
+	return s, c.ask(ctx, http.MethodGet, "/api/gpus", &s)
 }
 
 // Move wakes, sleeps or stops a model, and returns its status when that is done.
@@ -30,7 +40,7 @@ func (c Client) ask(ctx context.Context, method, path string, into any) error {
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return fmt.Errorf("nothing answers on the admin port %s; is pilotlight running there? (--admin says where else): %w", c.Addr, err)
+		return fmt.Errorf("%w %s; is pilotlight running there? (--admin says where else): %w", ErrNobody, c.Addr, err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode/100 != 2 {

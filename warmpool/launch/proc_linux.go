@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"pilotlight/probe/proc"
 )
 
 // birth is when a process was born: which boot of the host, and how many clock ticks into it. No two processes of one number
@@ -20,11 +22,11 @@ func birth(pid int) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find out when process %d was born: %w", pid, err)
 	}
-	s, err := readStat(pid)
+	s, err := procfs.Stat(pid)
 	if err != nil {
 		return "", fmt.Errorf("find out when process %d was born: %w", pid, err)
 	}
-	return string(bytes.TrimSpace(boot)) + "/" + s.born, nil
+	return fmt.Sprintf("%s/%d", bytes.TrimSpace(boot), s.Born), nil
 }
 
 // lives reports whether the process that was born then is still alive.
@@ -33,42 +35,11 @@ func lives(pid int, born string) bool {
 	if err != nil || now != born {
 		return false
 	}
-	s, err := readStat(pid)
-	return err == nil && !s.dead()
+	s, err := procfs.Stat(pid)
+	return err == nil && !s.Dead()
 }
 
-// stat is what we need of /proc/<pid>/stat.
-type stat struct {
-	state byte
-	group int
-	born  string
-}
-
-// dead processes are there until somebody asks how they ended.
-func (s stat) dead() bool { return s.state == 'Z' || s.state == 'X' }
-
-func readStat(pid int) (stat, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return stat{}, err
-	}
-	return parseStat(string(data))
-}
-
-var errStat = errors.New("/proc/<pid>/stat is not what we know")
-
-// parseStat reads the fields that follow the command's name, which may itself hold blanks and parentheses.
-func parseStat(data string) (stat, error) {
-	fields := strings.Fields(data[strings.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 || len(fields[0]) != 1 {
-		return stat{}, errStat
-	}
-	group, err := strconv.Atoi(fields[2])
-	if err != nil {
-		return stat{}, errStat
-	}
-	return stat{state: fields[0][0], group: group, born: fields[19]}, nil
-}
+const procfs proc.Dir = "/proc"
 
 // members are the living processes of a group.
 func members(group int) []int {
@@ -85,7 +56,7 @@ func members(group int) []int {
 		if err != nil {
 			continue
 		}
-		if s, err := readStat(pid); err == nil && s.group == group && !s.dead() {
+		if s, err := procfs.Stat(pid); err == nil && s.Group == group && !s.Dead() {
 			pids = append(pids, pid)
 		}
 	}
