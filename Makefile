@@ -9,6 +9,9 @@ TESTFLAGS ?=
 FUZZTIME  ?= 10s
 COUNT     ?= 6
 
+# go-nvml binds functions that its own header calls deprecated, and gcc says so at length.
+export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
+
 TOOL     := go tool -modfile=tools.mod
 GOLANGCI := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -81,6 +84,11 @@ bench-wake: ## What is added to a wake, from the model server's readiness to its
 bench-edge: ## Processor time per request, side by side with nginx
 	@command -v nginx > /dev/null || [[ -x /usr/sbin/nginx || $$(id -u) != 0 ]] || apt-get install -y nginx-light > /dev/null || true
 	@go run ./loadtest/benchedge $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: ## On a machine with an NVIDIA GPU and PyTorch: what is seen of it, beside what nvidia-smi sees and a program knows
+	@mkdir -p bin && go build -o bin/pilotlight .
+	@python3 probe/nvml/testdata/gpucheck.py bin/pilotlight
 
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pilotlight/config"
+	"pilotlight/probe"
 	"pilotlight/proxy"
 	"pilotlight/proxy/admin"
 	"pilotlight/router"
@@ -83,7 +84,8 @@ type site struct {
 	stopServers func() bool     // asked at the end: are model servers to be stopped too
 	watch       *config.Watcher // nil: the configuration never changes
 	reload      <-chan os.Signal
-	started     func() // called once both ports answer; may be nil
+	started     func()      // called once both ports answer; may be nil
+	gpus        probe.Watch // nil: as node.nvml says
 }
 
 // serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
@@ -118,14 +120,28 @@ func serve(ctx context.Context, s site) error {
 		}
 	}
 
+	eyes, err := s.eyes()
+	if err != nil {
+		return err
+	}
+	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
+	var looks sync.WaitGroup
+	looks.Go(func() { eyes.run(looking) })
+	defer looks.Wait()
+	defer stopLooking()
+	node := eyes.discover(ctx, s.cfg.Node)
+
 	var keeper *warmpool.Keeper
 	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
 	lines.Held = s.cfg.Limits.Held
 	known := &observed{Router: lines, once: make(chan struct{})}
-	keeper = warmpool.New(s.cfg.Node, s.cfg.Models, known, launchers(s), learned, s.log)
+	keeper = warmpool.New(node, s.cfg.Models, known, launchers(s), learned, s.log)
 	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
 	desk := &http.Server{
-		Handler:           admin.Handler(admin.Options{Router: lines, Lives: keeper, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log}),
+		Handler: admin.Handler(admin.Options{
+			Router: lines, Lives: keeper, GPUs: func() admin.GPUsStatus { return eyes.status(node.Name, lines) },
+			Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
+		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -39,6 +40,9 @@ func (c *Config) check(at *place) {
 	}
 	if c.TLS != nil {
 		c.TLS.check(at.below("tls"))
+	}
+	if at := at.below("node").below("nvml"); c.Node.NVML != NVMLAuto && c.Node.NVML != NVMLOff && !filepath.IsAbs(string(c.Node.NVML)) && !at.bad {
+		at.problem("%s is no way to look at GPUs; write auto, off, or the whole path of a libnvidia-ml.so.1", quote(string(c.Node.NVML)))
 	}
 	names := checkNames(at)
 	node := c.Node

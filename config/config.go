@@ -114,8 +114,12 @@ const (
 type Node struct {
 	// Name of the node. Default: the host's name.
 	Name string `yaml:"name"`
-	// GPUs of the node. Without any, memory is not counted and every backend fits.
+	// GPUs of the node, in the order of NVIDIA's indices. Default: those that the NVIDIA driver names. Without any, memory is not
+	// counted and every backend fits.
 	GPUs []GPU `yaml:"gpus,omitempty"`
+	// NVML says how the GPUs are looked at: auto (with the NVIDIA driver's library, where there is a driver), off, or the path
+	// of the library, as in /opt/nvidia/libnvidia-ml.so.1. Default auto.
+	NVML NVML `yaml:"nvml"`
 	// HostMemory is how much of the host's memory sleeping backends may hold in sum. A backend that finds no room there is
 	// stopped instead. Default: half of the host's memory.
 	HostMemory Size `yaml:"host_memory"`
@@ -131,9 +135,18 @@ type Node struct {
 
 // GPU is one GPU of a node.
 type GPU struct {
-	// Memory of the GPU. Required.
+	// Memory of the GPU, at most; if the driver says that it has less, that counts. Required.
 	Memory Size `yaml:"memory" jsonschema:"required"`
 }
+
+// NVML is a way to look at GPUs, or the path of a library to look with.
+type NVML string
+
+// The ways.
+const (
+	NVMLAuto NVML = "auto"
+	NVMLOff  NVML = "off"
+)
 
 // Model is what a client asks for by name.
 type Model struct {

@@ -31,9 +31,8 @@ func setDefaults(v any) {
 				WriteTime:             1 * minute,
 				Held:                  1 * GiB,
 			},
+			Node: Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
 		}
-	case *Node:
-		*v = Node{CUDACheckpoint: "cuda-checkpoint"}
 	case *TLS:
 		*v = TLS{Min: TLS12, ClientCert: ClientCertRequired}
 	case *Model:

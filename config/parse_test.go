@@ -124,7 +124,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			BodyTime:   Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
 			Held: GiB,
 		},
-		Node: Node{Name: host, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight"},
+		Node: Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
 		Models: map[string]Model{"llama": {
 			ServedAs: "llama",
 			Backends: []Backend{{
