@@ -10,7 +10,7 @@ import (
 func Installed() bool {
 	signs := []string{
 		"/dev/nvidiactl", "/proc/driver/nvidia/version",
-		"/dev/dxg",                   // Windows' subsystem for Linux
+		"/dev/dxg",                      // Windows' subsystem for Linux
 		"/dev/nvhost-gpu", "/dev/nvgpu", // Jetson
 	}
 	dirs := append(filepath.SplitList(os.Getenv("LD_LIBRARY_PATH")),
