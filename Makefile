@@ -80,10 +80,11 @@ bench: ## Go benchmarks, COUNT (6) times each, compared with the run before
 bench-wake: ## What is added to a wake, from the model server's readiness to its first byte of the request
 	@go run ./loadtest/benchwake $(ARGS)
 
-.PHONY: bench-edge
-bench-edge: ## Processor time per request, side by side with nginx
-	@command -v nginx > /dev/null || [[ -x /usr/sbin/nginx || $$(id -u) != 0 ]] || apt-get install -y nginx-light > /dev/null || true
-	@go run ./loadtest/benchedge $(ARGS)
+.PHONY: bench-proxy
+bench-proxy: ## Processor time, delay and memory of the edge, side by side with nginx, HAProxy and net/http
+	@[[ -x /usr/sbin/nginx && -x /usr/sbin/haproxy || $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y nginx-light haproxy > /dev/null || true
+	@go run ./loadtest/benchproxy $(ARGS)
 
 .PHONY: gpu-check
 gpu-check: ## On a machine with an NVIDIA GPU and PyTorch: what is seen of it, beside what nvidia-smi sees and a program knows

@@ -35,7 +35,7 @@ func layout() map[string][]string {
 		"loadtest/edge":        {}, // it sees pilotlight from outside
 		"loadtest/benchwake":   {"loadtest/edge"},
 		"loadtest/benchleave":  {"loadtest/edge"},
-		"loadtest/benchedge":   {"loadtest/edge"},
+		"loadtest/benchproxy":  {"loadtest/edge"},
 		"deploy/tinymodel":     {},
 		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
 		".": {
@@ -63,7 +63,7 @@ func fences() map[string][]string {
 		"google.golang.org/grpc":              {"loadtest/grpcsim"},
 		"google.golang.org/protobuf":          {"loadtest/grpcsim"},
 		"golang.org/x/sync":                   {".", "loadtest/modelsim", "router/consul"},
-		"golang.org/x/sys":                    {"proxy", "warmpool/launch"},
+		"golang.org/x/sys":                    {"loadtest/benchproxy", "proxy", "warmpool/launch"},
 		"golang.org/x/time":                   {"router/consul"},
 	}
 }

@@ -27,7 +27,8 @@ type Edge struct {
 
 	cmd       *exec.Cmd
 	interrupt func() error // once: a second signal would end it before it has stopped its model servers
-	read      chan error   // the end of its log
+	log       string       // path
+	ended     chan error   // how
 }
 
 // Build compiles pilotlight into dir and returns the path of the binary.
@@ -54,19 +55,20 @@ func Start(ctx context.Context, binary, dir, configuration string, env ...string
 	interrupt := sync.OnceValue(func() error { return cmd.Process.Signal(os.Interrupt) })
 	cmd.Cancel = interrupt
 	cmd.WaitDelay = 30 * time.Second
-	log, err := cmd.StderrPipe()
+	log, err := os.Create(filepath.Join(dir, "pilotlight.log"))
 	if err != nil {
 		return nil, err
 	}
+	defer log.Close()
+	cmd.Stderr = log // not a pipe: who reads a line for every request takes the time for it from the edge
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start pilotlight: %w", err)
 	}
-	e := &Edge{PID: cmd.Process.Pid, cmd: cmd, interrupt: interrupt, read: make(chan error, 1)}
-	lines := bufio.NewScanner(log)
-	if err := e.awaitServing(lines); err != nil {
-		return nil, errors.Join(err, cmd.Wait())
+	e := &Edge{PID: cmd.Process.Pid, cmd: cmd, interrupt: interrupt, log: log.Name(), ended: make(chan error, 1)}
+	go func() { e.ended <- cmd.Wait() }()
+	if err := e.awaitServing(); err != nil {
+		return nil, errors.Join(err, e.Stop())
 	}
-	go func() { e.read <- complaints(os.Stderr, lines) }()
 	return e, nil
 }
 
@@ -74,21 +76,36 @@ func Start(ctx context.Context, binary, dir, configuration string, env ...string
 type entry struct{ Msg, Listen, Admin string }
 
 // awaitServing reads the log until it names the data port.
-func (e *Edge) awaitServing(lines *bufio.Scanner) error {
-	var said strings.Builder
-	for lines.Scan() {
-		var got entry
-		if json.Unmarshal(lines.Bytes(), &got) == nil && got.Msg == "serving" {
-			e.Addr, e.Admin = got.Listen, got.Admin
-			return nil
+func (e *Edge) awaitServing() error {
+	for {
+		text, err := os.ReadFile(e.log)
+		if err != nil {
+			return err
 		}
-		said.WriteString(lines.Text() + "\n")
+		for line := range bytes.Lines(text) {
+			var got entry
+			if json.Unmarshal(line, &got) == nil && got.Msg == "serving" {
+				e.Addr, e.Admin = got.Listen, got.Admin
+				return nil
+			}
+		}
+		select {
+		case err := <-e.ended:
+			e.ended <- err
+			return fmt.Errorf("pilotlight ended before it served: %s", text)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return fmt.Errorf("pilotlight ended before it served: %s", said.String())
 }
 
-// complaints copies what is more than information. It reads a line for every request: what it spends, the edge lacks.
-func complaints(w io.Writer, lines *bufio.Scanner) error {
+// complain copies what is more than information from the log.
+func (e *Edge) complain(w io.Writer) error {
+	log, err := os.Open(e.log)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	lines := bufio.NewScanner(log)
 	for lines.Scan() {
 		if !bytes.Contains(lines.Bytes(), []byte(`"level":"INFO"`)) {
 			fmt.Fprintln(w, lines.Text())
@@ -102,7 +119,7 @@ func (e *Edge) Stop() error {
 	if err := e.interrupt(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop pilotlight: %w", err)
 	}
-	return errors.Join(<-e.read, e.cmd.Wait())
+	return errors.Join(<-e.ended, e.complain(os.Stderr))
 }
 
 // CPU is the processor time that a process has used, exact to 10 ms, without that of the processes it started.
