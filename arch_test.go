@@ -26,6 +26,7 @@ func layout() map[string][]string {
 		"router/consul":        {"config", "router"},
 		"warmpool":             {"config", "probe", "router"},
 		"warmpool/launch":      {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
+		"warmpool/agent":       {"config", "probe", "router"},
 		"proxy":                {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":          {"config", "probe", "router", "proxy"},
 		"loadtest/modelsim":    {}, // it knows nothing of us, as no model server does
@@ -39,7 +40,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":     {},
 		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
 		".": {
-			"config", "probe", "probe/engine", "probe/nvml", "router", "warmpool", "warmpool/launch", "proxy", "proxy/admin",
+			"config", "probe", "probe/engine", "probe/nvml", "router", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest/modelsim",
 		},
 	}
@@ -60,7 +61,7 @@ func fences() map[string][]string {
 		"github.com/rs/zerolog":               {}, // tests only
 		"github.com/valyala/fasthttp":         {"proxy"},
 		"go.yaml.in/yaml/v4":                  {"config"},
-		"google.golang.org/grpc":              {"loadtest/grpcsim"},
+		"google.golang.org/grpc":              {"loadtest/grpcsim", "warmpool/agent"},
 		"google.golang.org/protobuf":          {"loadtest/grpcsim"},
 		"golang.org/x/sync":                   {".", "loadtest/modelsim", "router/consul"},
 		"golang.org/x/sys":                    {"loadtest/benchproxy", "proxy", "warmpool/launch"},
@@ -80,6 +81,8 @@ func bareSleeps() map[string]string {
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
 		"proxy/patience_test.go: TestABackendThatDoesNotBeginIsGivenUp":     "its backends run in bubbles only",
 		"router/consul/watch_test.go: pass":                                 "called in bubbles only",
+		"warmpool/agent/lab_test.go: newLab":                                "called in bubbles only",
+		"warmpool/agent/lab_test.go: recv":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",

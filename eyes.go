@@ -45,6 +45,17 @@ func (s site) eyes() (*eyes, error) {
 	return e, nil
 }
 
+// openEyes opens them, until stop is called.
+func (s site) openEyes(ctx context.Context) (e *eyes, stop func(), err error) {
+	if e, err = s.eyes(); err != nil {
+		return nil, nil, err
+	}
+	looking, end := context.WithCancel(context.WithoutCancel(ctx))
+	var looks sync.WaitGroup
+	looks.Go(func() { e.run(looking) })
+	return e, func() { end(); looks.Wait() }, nil
+}
+
 // close says that nothing will be seen, if nothing was, and why.
 func (e *eyes) close(why string) {
 	e.once.Do(func() { close(e.first) })
@@ -103,18 +114,23 @@ func (e *eyes) discover(ctx context.Context, n config.Node) config.Node {
 }
 
 // status is what the admin port shows.
-func (e *eyes) status(node string, lines *router.Router) admin.GPUsStatus {
+func (e *eyes) status(node string, pids map[string]int) admin.GPUsStatus {
 	look := e.last.Load()
 	if look == nil {
 		look = &probe.GPUs{Problem: "nobody looks: there is no sign of an NVIDIA driver here, or node.nvml is off"}
 	}
-	pids := map[string]int{}
+	return admin.GPUsOf(node, *look, probe.NewOwners(pids).Of)
+}
+
+// pids are the processes of a node's backends.
+func pids(lines *router.Router, node string) map[string]int {
+	all := map[string]int{}
 	for _, m := range lines.Fleet().Models {
 		for _, b := range m.Backends {
 			if b.Node == node && b.PID != 0 {
-				pids[b.ID] = b.PID
+				all[b.ID] = b.PID
 			}
 		}
 	}
-	return admin.GPUsOf(node, *look, probe.NewOwners(pids).Of)
+	return all
 }

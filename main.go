@@ -22,8 +22,10 @@ import (
 type verbs struct {
 	Dev      devCmd           `cmd:"" help:"Try it: four simulated models on two simulated GPUs, on this machine. Needs nothing."`
 	Serve    serveCmd         `cmd:"" help:"Serve the models of a configuration file."`
+	Agent    agentCmd         `cmd:"" help:"Keep the backends of one node, for edges elsewhere."`
 	Check    checkCmd         `cmd:"" help:"Say what is wrong with a configuration file, all at once."`
 	Status   statusCmd        `cmd:"" help:"Show models, backends, slots and lines of a running pilotlight."`
+	Nodes    nodesCmd         `cmd:"" help:"Show the nodes that a running pilotlight has links to: GPUs, backends, when their agents were heard."`
 	Wake     wakeCmd          `cmd:"" help:"Wake a model, and wait until it is ready."`
 	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/proxy/admin"
+	"pilotlight/router"
+	"pilotlight/warmpool/agent"
 )
 
 type checkCmd struct {
@@ -103,6 +106,55 @@ func rounded(bytes int64) string {
 // gpus are the backend's, as 0,1.
 func gpus(b admin.BackendStatus) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(b.GPUs), " ", ","), "[]")
+}
+
+type nodesCmd struct{ remote }
+
+func (c nodesCmd) Run(ctx context.Context) error {
+	var nodes []agent.NodeStatus
+	if err := (admin.Client{Addr: c.Admin}).Nodes(ctx, &nodes); err != nil {
+		return err
+	}
+	if c.JSON {
+		e := json.NewEncoder(os.Stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(nodes)
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NODE\tAGENT\tLINK\tHEARD\tGPUS\tBACKENDS\tVERSION\tWHY")
+	for _, n := range nodes {
+		heard := "never"
+		if !n.Heard.IsZero() {
+			heard = time.Since(n.Heard).Round(time.Second).String() + " ago"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(n.Name, "?"), n.Addr, n.Link, heard, memories(n.GPUs), counts(n.Backends), n.Version, n.Why)
+	}
+	return w.Flush()
+}
+
+// memories are those of GPUs, as 2x24GiB.
+func memories(gpus []agent.GPUStatus) string {
+	var all []string
+	for i := 0; i < len(gpus); {
+		n := i
+		for n < len(gpus) && gpus[n].Memory == gpus[i].Memory {
+			n++
+		}
+		all = append(all, fmt.Sprintf("%dx%s", n-i, gpus[i].Memory))
+		i = n
+	}
+	return cmp.Or(strings.Join(all, ","), "none")
+}
+
+// counts are how many backends are in each state, as 1 ready, 2 asleep.
+func counts(backends map[string]int) string {
+	var all []string
+	for _, s := range []router.State{router.Ready, router.Waking, router.Draining, router.Asleep, router.Stopped, router.Failed} {
+		if n := backends[s.String()]; n > 0 {
+			all = append(all, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
 type wakeCmd struct{ mover }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 	"pilotlight/proxy/admin"
 	"pilotlight/router"
 	"pilotlight/warmpool"
+	"pilotlight/warmpool/agent"
 	"pilotlight/warmpool/launch"
 )
 
@@ -91,11 +93,17 @@ type site struct {
 // serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
 // the keeper.
 func serve(ctx context.Context, s site) error {
-	unlock, err := lock(s.cfg.Node.StateDir)
-	if err != nil {
-		return err
+	own := hasBackends(s.cfg)
+	for _, name := range []string{"edge.lock", "lock"} { // an edge without backends of its own may share the directory with an agent
+		if name == "lock" && !own {
+			continue
+		}
+		unlock, err := lock(s.cfg.Node.StateDir, name)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 	}
-	defer unlock()
 	data, err := s.listen(ctx)
 	if err != nil {
 		return fmt.Errorf("open the data port: %w", err)
@@ -120,27 +128,34 @@ func serve(ctx context.Context, s site) error {
 		}
 	}
 
-	eyes, err := s.eyes()
+	eyes, stopLooking, err := s.openEyes(ctx)
 	if err != nil {
 		return err
 	}
-	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
-	var looks sync.WaitGroup
-	looks.Go(func() { eyes.run(looking) })
-	defer looks.Wait()
 	defer stopLooking()
-	node := eyes.discover(ctx, s.cfg.Node)
 
-	var keeper *warmpool.Keeper
-	lines := router.New(s.cfg.Models, wakerFunc(func(ctx context.Context, id string) error { return keeper.Wake(ctx, id) }), s.log)
+	pool := &lives{}
+	lines := router.New(s.cfg.Models, pool, s.log)
 	lines.Held = s.cfg.Limits.Held
+	pool.fleet = newFleet(lines, s.cfg.Models, s.log)
 	known := &observed{Router: lines, once: make(chan struct{})}
-	keeper = warmpool.New(node, s.cfg.Models, known, launchers(s), learned, s.log)
+	if own {
+		pool.keeper = warmpool.New(eyes.discover(ctx, s.cfg.Node), s.cfg.Models, known, launchers(s), learned, s.log)
+	}
+	if len(s.cfg.Agents) > 0 {
+		self, err := s.identity(data.Addr())
+		if err != nil {
+			return err
+		}
+		pool.links = agent.NewLinks(self, pool.fleet, agent.Dialer(s.cfg.Link), s.log)
+		pool.links.Set(s.cfg.Agents)
+		lines.Stir = pool.links.Stir
+	}
 	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Registry: registry})
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
-			Router: lines, Lives: keeper, GPUs: func() admin.GPUsStatus { return eyes.status(node.Name, lines) },
-			Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
+			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
+			Nodes: func() any { return pool.Nodes() }, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -149,7 +164,12 @@ func serve(ctx context.Context, s site) error {
 	keeping, stopKeeper := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeper()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return keeper.Run(keeping) })
+	if pool.keeper != nil {
+		g.Go(func() error { return pool.keeper.Run(keeping) })
+	}
+	if pool.links != nil {
+		g.Go(func() error { return pool.links.Run(keeping) })
+	}
 	g.Go(func() error {
 		defer stopKeeper() // the pool outlives the last stream,
 		defer desk.Close() // and so does the admin port
@@ -160,10 +180,7 @@ func serve(ctx context.Context, s site) error {
 			context.AfterFunc(ctx, func() { lines.Close(); close(closed) }) // whoever waits in line is told to ask elsewhere
 			defer func() { <-closed }()
 		}
-		select {
-		case <-known.once: // or else the first to come would hear that there is nothing
-		case <-ctx.Done():
-		}
+		pool.await(ctx, known.once) // or else the first to come would hear that there is nothing
 		return edge.Serve(ctx, data, s.cfg.DrainLimit.Std())
 	})
 	g.Go(func() error {
@@ -173,19 +190,47 @@ func serve(ctx context.Context, s site) error {
 		return nil
 	})
 	if s.watch != nil {
-		g.Go(func() error { return s.follow(ctx, lines, keeper, registry) })
+		g.Go(func() error { return s.follow(ctx, pool, registry) })
 	}
 	s.log.Info("serving", "listen", data.Addr().String(), "admin", operators.Addr().String(), "models", len(s.cfg.Models), "version", version())
 	if s.started != nil {
 		s.started()
 	}
 	err = g.Wait()
-	if s.stopServers() {
+	if pool.keeper != nil && s.stopServers() {
 		s.log.Info("stopping the model servers")
-		err = errors.Join(err, keeper.Halt(context.WithoutCancel(ctx)))
+		err = errors.Join(err, pool.keeper.Halt(context.WithoutCancel(ctx)))
 	}
 	s.log.Info("stopped")
 	return err
+}
+
+// hasBackends says whether the edge has backends of its own, and so a keeper.
+func hasBackends(cfg *config.Config) bool {
+	for _, m := range cfg.Models {
+		if len(m.Backends) > 0 {
+			return true
+		}
+	}
+	return len(cfg.Agents) == 0
+}
+
+// identity is who this edge is to agents. While one process has a state directory no other does, so that a process which has
+// one says of the last that it is gone.
+func (s site) identity(data net.Addr) (agent.Edge, error) {
+	file := filepath.Join(s.cfg.Node.StateDir, "edge")
+	id, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		id = []byte(rand.Text())
+		err = os.WriteFile(file, id, 0o644)
+	}
+	if err != nil {
+		return agent.Edge{}, fmt.Errorf("know who this edge is: %w", err)
+	}
+	_, port, _ := net.SplitHostPort(data.String())
+	return agent.Edge{
+		ID: string(id), Life: rand.Text(), Name: s.cfg.Node.Name + ":" + port, Version: version(), Reach: s.cfg.Limits.BodyTime.Std(),
+	}, nil
 }
 
 // observed is a router that says when it has first heard of the backends.
@@ -211,12 +256,12 @@ func (s site) listen(ctx context.Context) (net.Listener, error) {
 // launchers makes the launcher of each backend.
 func launchers(s site) warmpool.Launch {
 	return func(_ string, m config.Model, b config.Backend) warmpool.Launcher {
-		return launch.New(launch.Spec{ID: b.Name, ServedAs: m.ServedAs, Backend: b, StateDir: s.cfg.Node.StateDir, Checkpoint: s.cfg.Node.CUDACheckpoint, Log: s.log})
+		return launch.New(launch.Spec{ID: ownName(s.cfg.Node.Name, b.Name), ServedAs: m.ServedAs, Backend: b, StateDir: s.cfg.Node.StateDir, Checkpoint: s.cfg.Node.CUDACheckpoint, Log: s.log})
 	}
 }
 
 // follow takes over changes of the file. Addresses, trusted proxies, limits and the node's own keys are those of the start.
-func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool.Keeper, registry prometheus.Registerer) error {
+func (s site) follow(ctx context.Context, pool *lives, registry prometheus.Registerer) error {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
 	}, func() float64 {
@@ -226,9 +271,7 @@ func (s site) follow(ctx context.Context, lines *router.Router, keeper *warmpool
 		return 0
 	}))
 	s.watch.Run(ctx, s.reload, func(next *config.Config) error {
-		lines.Update(next.Models)
-		keeper.Update(next.Models)
-		return nil
+		return pool.update(next)
 	})
 	return nil
 }
@@ -241,17 +284,12 @@ func (s site) loaded() any {
 	return s.watch.Status()
 }
 
-// wakerFunc lets router and keeper, which know each other, be made one after the other.
-type wakerFunc func(context.Context, string) error
-
-func (f wakerFunc) Wake(ctx context.Context, backend string) error { return f(ctx, backend) }
-
 // lock keeps a second pilotlight from the same state directory: it would adopt, and stop, the first one's model servers.
-func lock(stateDir string) (unlock func(), err error) {
+func lock(stateDir, name string) (unlock func(), err error) {
 	if err := os.MkdirAll(stateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(stateDir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(filepath.Join(stateDir, name), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state directory: %w", err)
 	}

@@ -23,11 +23,15 @@ func (c *Config) check(at *place) {
 	}
 	if c.Consul != nil {
 		c.Consul.check(at.below("consul"))
-	} else if at.get("models") == nil {
+	}
+	switch {
+	case !c.Alone():
+	case at.get("models") == nil:
 		at.problem("%s needs %q", at.name(), "models")
-	} else if len(c.Models) == 0 {
+	case len(c.Models) == 0:
 		at.problemIn("models", "models names no model; at least one is needed")
 	}
+	c.checkLink(at)
 	for key, limit := range map[string]int64{
 		"body": int64(c.Limits.Body), "header": int64(c.Limits.Header), "connections": int64(c.Limits.Connections), "write_time": int64(c.Limits.WriteTime),
 		"connections_per_address": int64(c.Limits.ConnectionsPerAddress), "requests_per_connection": int64(c.Limits.RequestsPerConnection),
@@ -49,7 +53,7 @@ func (c *Config) check(at *place) {
 	node.GPUs = slices.SortedFunc(slices.Values(node.GPUs), func(a, b GPU) int { return cmp.Compare(b.Memory, a.Memory) })
 	for name, at := range at.models() {
 		m := c.Models[name]
-		if c.Consul == nil {
+		if c.Alone() {
 			m.checkHasBackends(at)
 		}
 		m.check(at, node)
@@ -57,6 +61,33 @@ func (c *Config) check(at *place) {
 	c.checkBackendNames(at)
 	for name, at := range at.models() {
 		checkAliases(at, name, c.Models[name].Aliases, names)
+	}
+}
+
+// checkLink: edges and agents that can be reached from outside must know each other.
+func (c *Config) checkLink(at *place) {
+	list := at.below("agents")
+	for i, addr := range c.Agents {
+		switch host, _, _ := net.SplitHostPort(addr); {
+		case !checkAddress(list.item(i), addr, 1):
+		case slices.Contains(c.Agents[:i], addr):
+			list.item(i).problem("%s is listed twice", quote(addr))
+		case !loopback(host) && (c.Link == nil || c.Link.Cert == ""):
+			list.item(i).problem("%s is not a loopback address; speaking with an agent there needs link.cert, link.key and link.ca", quote(addr))
+		}
+	}
+	if c.Link == nil {
+		return
+	}
+	link := at.below("link")
+	if l := *c.Link; (l.Cert == "") != (l.Key == "") || (l.Cert == "") != (l.CA == "") {
+		link.problem("cert, key and ca come together")
+	}
+	if !checkAddress(link.below("listen"), c.Link.Listen, 0) {
+		return
+	}
+	if host, port, _ := net.SplitHostPort(c.Link.Listen); !loopback(host) && c.Link.Cert == "" {
+		link.below("listen").problem("link.listen is %s; without cert, key and ca it must be a loopback address, as in 127.0.0.1:%s", quote(c.Link.Listen), port)
 	}
 }
 

@@ -27,9 +27,17 @@ type Config struct {
 	// Consul is where other nodes and edges are found, and where models may be configured while all of them run. Default: none,
 	// this host is all there is.
 	Consul *Consul `yaml:"consul,omitempty"`
-	// Models are the names that clients ask for. Required, at least one, unless consul is given, where more of them may be.
+	// Agents are where the agents of other nodes listen for edges: host:port of each. Their models are known here without being
+	// named. Default: none.
+	Agents []string `yaml:"agents,omitempty"`
+	// Link is how edges and agents speak with each other. Default: in clear, on loopback only.
+	Link *Link `yaml:"link,omitempty"`
+	// Models are the names that clients ask for. Required, at least one, unless consul or agents are given, where more of them may be.
 	Models map[string]Model `yaml:"models"`
 }
+
+// Alone says that there is nothing but what the file names: no models, nodes and backends are found elsewhere.
+func (c *Config) Alone() bool { return c.Consul == nil && len(c.Agents) == 0 }
 
 // Limits bound what a client may send and how slowly. A limit of 0 means zero, not "no limit".
 type Limits struct {
@@ -76,6 +84,20 @@ type TLS struct {
 	// ClientCert says whether a client must show a certificate or may, where client_ca is given: required or optional.
 	// Default required.
 	ClientCert ClientCert `yaml:"client_cert"`
+}
+
+// Link is how edges and agents speak with each other: by TLS, in which both show a certificate. In clear they do on loopback only.
+type Link struct {
+	// Listen is the address at which an agent waits for edges. An edge has no use for it. Default 127.0.0.1:8082.
+	Listen string `yaml:"listen"`
+	// Cert is the path of our certificate, with intermediate ones behind it, as PEM. An agent's must bear the host by which edges
+	// name it. Default: none.
+	Cert string `yaml:"cert,omitempty"`
+	// Key is the path of its private key, as PEM. Required with cert.
+	Key string `yaml:"key,omitempty"`
+	// CA is the path of the authorities, as PEM, that must have signed the other side's certificate. Required with cert. Whoever has
+	// a certificate of theirs may wake and put to sleep what he likes: use authorities that sign for nobody else.
+	CA string `yaml:"ca,omitempty"`
 }
 
 // BackendTLS is how we speak TLS to a backend: in its requests, its gRPC and its test of readiness alike. No key is required: {} is
@@ -155,7 +177,7 @@ type Model struct {
 	// ServedAs is the name by which the model server itself knows the model. A request that names the model otherwise
 	// is rewritten. Default: the model's own name.
 	ServedAs string `yaml:"served_as"`
-	// Backends are the model servers that can serve the model. Required, at least one, unless consul is given, where more of them
+	// Backends are the model servers that can serve the model. Required, at least one, unless consul or agents are given, where more of them
 	// may be found.
 	Backends []Backend `yaml:"backends"`
 	// Line bounds the requests that wait for a slot.

@@ -33,6 +33,8 @@ func setDefaults(v any) {
 			},
 			Node: Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
 		}
+	case *Link:
+		*v = Link{Listen: "127.0.0.1:8082"}
 	case *TLS:
 		*v = TLS{Min: TLS12, ClientCert: ClientCertRequired}
 	case *Model:

@@ -45,7 +45,7 @@ func schema(t *testing.T) []byte {
 	s := reflector.Reflect(&Config{})
 	s.Title = "pilotlight.yaml"
 	s.Definitions["Config"] = s
-	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Overflow{}, &Consul{}} {
+	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Overflow{}, &Consul{}, &Link{}} {
 		setDefaults(v)
 		addDefaults(t, s.Definitions, reflect.ValueOf(v).Elem())
 	}

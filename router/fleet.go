@@ -46,6 +46,7 @@ type Backend struct {
 	PID        int    // of the process that we started; 0 where there is none
 	Engine     config.Engine
 	Slots      int         // concurrent requests it can serve, at least 1
+	Shared     bool        // its agent divides its slots among edges: see Router.Grant
 	Width      int         // how many GPUs it spreads over, evenly; 0: it uses none
 	GPUs       []int       // where it is, asleep too: indices on its node; nil while it is nowhere
 	Memory     config.Size // that it takes of all its GPUs while ready: what the configuration says, or what was measured if that is more
@@ -60,6 +61,12 @@ type Backend struct {
 	Rested     time.Time     // Failed only: when it may be woken again
 
 	node *Node // that it was observed with
+}
+
+// Grant is what an edge may use of a Shared backend's slots.
+type Grant struct {
+	Slots int
+	Short bool // more are wanted than there are: Router.Stir is told whenever one is free
 }
 
 // ReadyAt is when the backend is expected to be ready if it is asked for now.

@@ -57,10 +57,25 @@ func (l *line) free(c *Candidate, now time.Time) {
 		panic("BUG: a slot of " + c.ID + " was released twice")
 	}
 	c.last = now
+	over := c.InFlight >= c.limit()
 	l.serve(now)
+	if c.Shared && (over || c.Granted.Short && c.InFlight < c.limit() || c.State != Ready) {
+		l.stir()
+	}
 	if c.InFlight == 0 && c.drained != nil {
 		close(c.drained)
 		c.drained = nil
+	}
+}
+
+// grant changes how many slots of a backend may be used, and serves whom it can.
+func (l *line) grant(backend string, g Grant) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.candidate(backend); c != nil && c.Granted != g {
+		c.Granted = g
+		l.serve(now)
 	}
 }
 

@@ -77,6 +77,9 @@ func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 		l.mu.Unlock()
 		return Lease{}, refuse(429, LineFull, after, "%s; ask again later", why)
 	}
+	if l.waiting(w) {
+		l.stir()
+	}
 	l.call(now)
 	overflow := l.model.Config.Overflow
 	l.mu.Unlock()
@@ -189,6 +192,13 @@ func (l *line) serve(now time.Time) {
 		w.done <- answer{lease: lease}
 	}
 	l.callOff()
+}
+
+// stir says that somebody else should know how the model is used now. l.mu is held.
+func (l *line) stir() {
+	if l.router.Stir != nil {
+		l.router.Stir(l.name)
+	}
 }
 
 // refuseAll ends every wait. l.mu is held.

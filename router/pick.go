@@ -9,7 +9,8 @@ import (
 // Candidate is a backend as Pick and Place see it: what was observed of it and what is promised on it.
 type Candidate struct {
 	*Backend
-	InFlight int // leases given and not yet released
+	InFlight int   // leases given and not yet released
+	Granted  Grant // Shared only
 	Reading  probe.Reading
 	Others   int         // requests in its engine that are not ours, as of Reading
 	NodeGPUs *probe.GPUs // as last seen on its node; nil: never
@@ -38,7 +39,7 @@ func Pick(candidates []*Candidate, now time.Time, tried Tried) (*Candidate, Why)
 	var best *Candidate
 	var score float64
 	for _, c := range candidates {
-		if c.State != Ready || c.InFlight >= c.Slots {
+		if c.State != Ready || c.InFlight >= c.limit() {
 			continue
 		}
 		s := c.load(now)
@@ -53,6 +54,14 @@ func Pick(candidates []*Candidate, now time.Time, tried Tried) (*Candidate, Why)
 		return nil, Why{Rule: "no free slot"}
 	}
 	return best, Why{Rule: "least loaded", Score: score}
+}
+
+// limit is how many requests may be in flight there from this edge.
+func (c *Candidate) limit() int {
+	if c.Shared {
+		return min(c.Granted.Slots, c.Slots)
+	}
+	return c.Slots
 }
 
 // ejected is added to the load of an ejected backend: more than any load can be.

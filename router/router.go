@@ -25,6 +25,9 @@ type Router struct {
 	// Held bounds the bytes of request bodies that all lines hold together; 0: nothing does. It is set before the first
 	// request.
 	Held config.Size
+	// Stir is told when a request joins a model's line, or a slot is free that its agent could give to another edge. It may be nil, must
+	// not wait, and is set before the first request.
+	Stir func(model string)
 
 	waker Waker
 	log   *slog.Logger
@@ -122,6 +125,14 @@ func (r *Router) forget(was, is *Node) {
 		if id := was.Backends[i].ID; !stays[id] {
 			r.lines.Delete(id)
 		}
+	}
+}
+
+// Grant says which slots of a Shared backend this edge may use from now on: none until it is called. If more are in use, nothing is
+// admitted until there are fewer.
+func (r *Router) Grant(backend string, g Grant) {
+	if l, ok := r.line(backend); ok {
+		l.grant(backend, g)
 	}
 }
 

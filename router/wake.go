@@ -55,7 +55,7 @@ func (l *line) backlog() time.Duration {
 	slots := 0
 	for _, c := range l.candidates {
 		if c.State == Ready || c.wake != nil {
-			slots += c.Slots
+			slots += max(c.limit(), 1)
 		}
 	}
 	if slots == 0 {

@@ -15,12 +15,12 @@ import (
 
 // Edge is what the keeper tells and asks the edges: *router.Router where it is embedded, the link to them otherwise.
 type Edge interface {
-	// Observe tells every edge what the node and its backends are now. When it returns, no edge admits anything to a backend
-	// that is not Ready.
+	// Observe tells every edge what the node and its backends are now. An edge in the same process admits nothing to a backend that
+	// is not Ready from then on; others have heard it when Drained returns.
 	Observe(n router.Node)
 	// Use says how much a backend is used, over all edges.
 	Use(backend string) router.Use
-	// Drained returns when nothing is in flight on a Draining backend.
+	// Drained returns when nothing is in flight on a Draining backend, and nothing more will be.
 	Drained(ctx context.Context, backend string) error
 }
 

@@ -31,6 +31,7 @@ type Options struct {
 	Router   *router.Router
 	Lives    Lives
 	GPUs     func() GPUsStatus
+	Nodes    func() any // what is known of the agents
 	Visits   func() any // the last requests
 	Config   func() any // what is loaded, and how the last reload went
 	Registry *prometheus.Registry
@@ -43,6 +44,7 @@ func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, StatusOf(o.Router)) })
 	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
+	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Nodes()) })
 	for verb, move := range map[string]func(context.Context, string) error{
 		"wake":  o.Lives.WakeModel,
 		"sleep": func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, false) },

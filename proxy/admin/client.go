@@ -27,6 +27,11 @@ func (c Client) GPUs(ctx context.Context) (GPUsStatus, error) {
 	return s, c.ask(ctx, http.MethodGet, "/api/gpus", &s)
 }
 
+// Nodes asks for what the edge knows of the agents.
+func (c Client) Nodes(ctx context.Context, into any) error {
+	return c.ask(ctx, http.MethodGet, "/api/nodes", into)
+}
+
 // Move wakes, sleeps or stops a model, and returns its status when that is done.
 func (c Client) Move(ctx context.Context, verb, model string) (ModelStatus, error) {
 	var s ModelStatus

@@ -58,7 +58,7 @@ func New(spec Spec) *Launcher {
 	client := &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext:         dial(spec.Backend),
+			DialContext:         Dial(spec.Backend),
 			MaxIdleConnsPerHost: 2,
 			IdleConnTimeout:     time.Minute,
 			DisableCompression:  true,
@@ -78,8 +78,8 @@ func New(spec Spec) *Launcher {
 	return l
 }
 
-// dial connects, and speaks TLS where that is the backend's own address: who asks need not know.
-func dial(b config.Backend) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// Dial connects, and speaks TLS where that is the backend's own address: who asks need not know.
+func Dial(b config.Backend) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, probeTime)
 		defer cancel()

@@ -23,7 +23,7 @@ func TestABackendThatSpeaksTLSIsAskedOverTLS(t *testing.T) {
 	}
 	addr := strings.TrimPrefix(server.URL, "https://")
 	for tls, want := range map[*config.BackendTLS]probe.Status{{CA: ca}: probe.Ready, {}: probe.Away, nil: probe.Loading} {
-		transport := &http.Transport{DialContext: dial(config.Backend{Address: addr, TLS: tls})}
+		transport := &http.Transport{DialContext: Dial(config.Backend{Address: addr, TLS: tls})}
 		defer transport.CloseIdleConnections()
 		status, said := engine.New(config.HTTP, "m", "/health").Status(t.Context(), &http.Client{Transport: transport}, addr)
 		if status != want {

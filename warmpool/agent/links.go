@@ -1,0 +1,260 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/router"
+)
+
+// Links are an edge's links to all agents. It implements router.Waker.
+type Links struct {
+	self  Edge
+	fleet Fleet
+	dial  Dial
+	log   *slog.Logger
+
+	owners sync.Map      // *Link by the ID of a backend
+	models sync.Map      // []*Link, never changed, by the name of a model
+	wanted chan struct{} // capacity 1: addrs have changed
+
+	mu    sync.Mutex // guards what follows
+	addrs []string
+	links map[string]*Link
+}
+
+// NewLinks makes an edge's links. There are none until Set and Run.
+func NewLinks(self Edge, fleet Fleet, dial Dial, log *slog.Logger) *Links {
+	return &Links{self: self, fleet: fleet, dial: dial, log: log, wanted: make(chan struct{}, 1), links: map[string]*Link{}}
+}
+
+// Set says where the agents are: host:port of each. An edge that has no link to a node's agent any more goes on with the
+// node as with one that was cut off.
+func (s *Links) Set(addrs []string) {
+	s.mu.Lock()
+	s.addrs = slices.Compact(slices.Sorted(slices.Values(addrs)))
+	s.mu.Unlock()
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the links until ctx ends, and then tells the agents that the edge has ended: nothing may be in flight any more.
+func (s *Links) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	stops := map[string]context.CancelFunc{}
+	for {
+		s.mu.Lock()
+		for _, addr := range s.addrs {
+			if stops[addr] == nil {
+				l := newLink(addr, s.self, nil, s.dial, s.log)
+				l.fleet = &view{s, l}
+				s.links[addr] = l
+				ctx, stop := context.WithCancel(ctx)
+				stops[addr] = stop
+				running.Go(func() { l.run(ctx) })
+			}
+		}
+		for addr, stop := range stops {
+			if !slices.Contains(s.addrs, addr) {
+				stop()
+				delete(stops, addr)
+				delete(s.links, addr)
+			}
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.wanted:
+		case <-ctx.Done():
+			for _, stop := range stops {
+				stop()
+			}
+			return nil
+		}
+	}
+}
+
+// view is the fleet as one link sees it. It notes whose the backends are.
+type view struct {
+	*Links
+	link *Link
+}
+
+func (v *view) Observe(n Node) {
+	serves := map[string]bool{}
+	for i := range n.Backends {
+		v.owners.Store(n.Backends[i].ID, v.link)
+		serves[n.Backends[i].Model] = true
+	}
+	v.mu.Lock()
+	for model := range serves {
+		all, _ := v.models.Load(model)
+		links, _ := all.([]*Link)
+		if !slices.Contains(links, v.link) {
+			v.models.Store(model, append(slices.Clone(links), v.link))
+		}
+	}
+	v.mu.Unlock()
+	v.fleet.Observe(n)
+}
+
+func (v *view) Grant(backend string, g router.Grant)   { v.fleet.Grant(backend, g) }
+func (v *view) Read(node string, seen router.Readings) { v.fleet.Read(node, seen) }
+func (v *view) Use(backend string) router.Use          { return v.fleet.Use(backend) }
+
+// of are the links to agents that have, or had, backends of a model.
+func (s *Links) of(model string) []*Link {
+	all, _ := s.models.Load(model)
+	links, _ := all.([]*Link)
+	return links
+}
+
+// Stir tells the agents of a model that its use has changed. It waits for nobody, and may be called under a line's mutex.
+func (s *Links) Stir(model string) {
+	for _, l := range s.of(model) {
+		l.stir(model)
+	}
+}
+
+// Has says whether an agent has, or had, the backend.
+func (s *Links) Has(backend string) bool {
+	_, ok := s.owners.Load(backend)
+	return ok
+}
+
+// Wake implements router.Waker.
+func (s *Links) Wake(ctx context.Context, backend string) error {
+	l, ok := s.owners.Load(backend)
+	if !ok {
+		return fmt.Errorf("no agent has a backend %q", backend)
+	}
+	return l.(*Link).ask(ctx, Wake, backend)
+}
+
+// Dismiss has the agents of a model put its backends to sleep, or stop them, and waits until that is done.
+func (s *Links) Dismiss(ctx context.Context, model string, stop bool) error {
+	verb := Sleep
+	if stop {
+		verb = Stop
+	}
+	links := s.of(model)
+	errs := make([]error, len(links))
+	var all sync.WaitGroup
+	for i, l := range links {
+		all.Go(func() { errs[i] = l.ask(ctx, verb, model) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// all are the links there are now. Theirs is the first mutex to be locked, and s.mu the second.
+func (s *Links) all() []*Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.links))
+}
+
+// Show hands all nodes to the fleet again, which has forgotten what slots the edge has.
+func (s *Links) Show() {
+	for _, l := range s.all() {
+		l.mu.Lock()
+		l.show()
+		l.mu.Unlock()
+	}
+}
+
+// Await waits until every agent has been heard, or has been tried in vain.
+func (s *Links) Await(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !s.told() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Links) told() bool {
+	s.mu.Lock()
+	made := len(s.links) == len(s.addrs)
+	s.mu.Unlock()
+	if !made {
+		return false
+	}
+	for _, l := range s.all() {
+		l.mu.Lock()
+		told := l.node != nil || l.why != nil
+		l.mu.Unlock()
+		if !told {
+			return false
+		}
+	}
+	return true
+}
+
+// Nodes are what the edge knows of its agents, by name.
+func (s *Links) Nodes() []NodeStatus {
+	links := s.all()
+	all := make([]NodeStatus, 0, len(links))
+	for _, l := range links {
+		all = append(all, l.status())
+	}
+	slices.SortFunc(all, func(a, b NodeStatus) int { return strings.Compare(a.Name+"\x00"+a.Addr, b.Name+"\x00"+b.Addr) })
+	return all
+}
+
+// NodeStatus is a node as an edge knows it.
+type NodeStatus struct {
+	Name     string         `json:"name"` // empty: its agent was never heard
+	Addr     string         `json:"addr"` // of its agent
+	Link     LinkState      `json:"link"`
+	Why      string         `json:"why,omitempty"` // there is no link
+	Heard    time.Time      `json:"heard,omitzero"`
+	Version  string         `json:"version,omitempty"`
+	GPUs     []GPUStatus    `json:"gpus"`
+	Backends map[string]int `json:"backends"` // how many, by their state
+}
+
+func (l *Link) status() NodeStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := NodeStatus{Addr: l.addr, Link: l.state, Heard: l.heard, Backends: map[string]int{}, GPUs: []GPUStatus{}}
+	if l.why != nil {
+		s.Why = l.why.Error()
+	}
+	if l.node == nil {
+		return s
+	}
+	s.Name, s.Version = l.node.Name, l.node.Version
+	for i, total := range l.node.Memory {
+		g := GPUStatus{Memory: total}
+		if i < len(l.node.GPUs) {
+			g.Free = new(l.node.GPUs[i].Free)
+			g.Health = l.node.GPUs[i].Health.String()
+		}
+		s.GPUs = append(s.GPUs, g)
+	}
+	for i := range l.node.Backends {
+		s.Backends[l.node.Backends[i].State.String()]++
+	}
+	return s
+}
+
+// GPUStatus is a GPU as an edge knows it.
+type GPUStatus struct {
+	Memory config.Size  `json:"memory"`
+	Free   *config.Size `json:"free,omitempty"` // what may be given out now; nil: the agent does not say
+	Health string       `json:"health,omitempty"`
+}
