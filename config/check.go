@@ -59,6 +59,7 @@ func (c *Config) check(at *place) {
 		m.check(at, node)
 	}
 	c.checkBackendNames(at)
+	c.checkShared(at)
 	for name, at := range at.models() {
 		checkAliases(at, name, c.Models[name].Aliases, names)
 	}
@@ -123,7 +124,7 @@ func (t *TLS) check(at *place) {
 func (t *BackendTLS) check(at *place, address string) {
 	at = at.below("tls")
 	if address == "" {
-		at.problem("tls is for a backend with an address; this one is a process on this host")
+		at.problem("tls is for a backend with an address; this one has none")
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		at.problem("cert and key come together")
@@ -289,13 +290,9 @@ func (o *Overflow) check(at *place) {
 }
 
 func checkBackend(at *place, b *Backend, node Node) {
-	switch process, address := at.get("process"), at.get("address"); {
-	case process == nil && address == nil && !at.bad:
-		at.problem("the backend needs a process or an address")
-	case process != nil && address != nil:
-		at.below("address").problem("the backend has a process already; it takes either a process or an address")
-	case address != nil:
-		checkAddress(address, b.Address, 1)
+	checkWay(at)
+	if given := at.get("address"); given != nil {
+		checkAddress(given, b.Address, 1)
 	}
 	if b.TLS != nil {
 		b.TLS.check(at, b.Address)
@@ -308,6 +305,7 @@ func checkBackend(at *place, b *Backend, node Node) {
 	if b.Process != nil {
 		b.Process.check(at.below("process"))
 	}
+	b.checkOrchestrators(at)
 	if b.Hooks != nil {
 		b.Hooks.check(at.below("hooks"))
 	}

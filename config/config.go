@@ -249,14 +249,21 @@ type Answer struct {
 	Upgraded Duration `yaml:"upgraded"`
 }
 
-// Backend is one model server that serves the model. It has an address, or a process that we start, or both kinds of
-// hooks; an address alone is a server that somebody else keeps running.
+// Backend is one model server that serves the model. It is a process that we start, or one that Nomad, Kubernetes or a container
+// engine starts for us, or an address alone: a server that somebody else keeps running.
 type Backend struct {
 	// Name of the backend, unique in the file. Default: the model's name, a dash and the position, as in llama-8b-0.
 	Name string `yaml:"name"`
 	// Process is the model server as a command that we start and stop.
 	Process *Process `yaml:"process,omitempty"`
-	// Address is host:port of a model server that somebody else starts. Either this or process is required.
+	// Nomad has Nomad run the model server, by the count of a job's group.
+	Nomad *Nomad `yaml:"nomad,omitempty"`
+	// Kubernetes has Kubernetes run it, by the scale of a Deployment or of whatever else has one.
+	Kubernetes *Kubernetes `yaml:"kubernetes,omitempty"`
+	// Docker has Docker or Podman run it, in a container that is there already.
+	Docker *Docker `yaml:"docker,omitempty"`
+	// Address is host:port of a model server that somebody else starts. Required where there is none of process, nomad,
+	// kubernetes and docker. With one of the last three: where their model server is reached, if not where they say that it is.
 	Address string `yaml:"address,omitempty"`
 	// TLS makes us speak TLS to the address. Default: none. Only a backend with an address has it.
 	TLS *BackendTLS `yaml:"tls,omitempty"`
@@ -288,14 +295,15 @@ type Backend struct {
 	// HostMemory is what it takes of host memory while asleep. Default: memory for a sleep mode that keeps the weights
 	// there (vllm level 1, sglang, cuda-checkpoint), else 0B.
 	HostMemory Size `yaml:"host_memory"`
-	// GPUs is how many GPUs the backend spreads over, evenly. Default 1; 0 for a backend that uses none.
+	// GPUs is how many GPUs of this node the backend spreads over, evenly. Default 1, but 0 with nomad and kubernetes, which place it
+	// themselves; 0 for a backend that uses none.
 	GPUs int `yaml:"gpus"`
 	// Slots is how many requests the backend serves at once. Default 8.
 	Slots int `yaml:"slots"`
 	// ConnectTime is how long connecting to the backend may take before it counts as out of reach. Default 5s.
 	ConnectTime Duration `yaml:"connect_time"`
 	// Stall is how long a wake may go without any progress before it has failed: a log line, a change in what the server
-	// answers, bytes read from disk. It is no deadline: a load that goes on may take as long as it needs. Default 2m.
+	// answers or in what its scheduler says, bytes read from disk. It is no deadline: a load that goes on may take as long as it needs. Default 2m.
 	Stall Duration `yaml:"stall"`
 }
 
@@ -314,6 +322,71 @@ type Process struct {
 	Port int `yaml:"port"`
 	// StopTime is how long the process group may take to end after SIGTERM, before SIGKILL. Default 10s.
 	StopTime Duration `yaml:"stop_time"`
+}
+
+// Nomad is the group of a Nomad job that is scaled up to wake the backend, and to 0 to stop it. The job is there already.
+type Nomad struct {
+	// Job is the job's ID. Required.
+	Job string `yaml:"job" jsonschema:"required"`
+	// Group is the group that is scaled. Default: the job's only one.
+	Group string `yaml:"group,omitempty"`
+	// Count is what the group is scaled to. Default 1; more than 1 needs the backend's address, behind which they stand.
+	Count int `yaml:"count"`
+	// Port is the label of the port where the model server listens. Default: the only one that its allocation has.
+	Port string `yaml:"port,omitempty"`
+	// Address is the base of Nomad's HTTP API. Default http://127.0.0.1:4646.
+	Address string `yaml:"address"`
+	// Region of Nomad. Default: that of the server that answers.
+	Region string `yaml:"region,omitempty"`
+	// Namespace of the job. Default default.
+	Namespace string `yaml:"namespace"`
+	// TokenFile is the path of a file that holds the token, which needs read-job, scale-job and read-logs in the namespace. It is read at
+	// each request. Default: none is sent.
+	TokenFile string `yaml:"token_file,omitempty"`
+	// TLS is how we speak TLS to an https address. Default: with the authorities that this host trusts.
+	TLS *BackendTLS `yaml:"tls,omitempty"`
+}
+
+// Kubernetes is what is scaled up in Kubernetes to wake the backend, and to 0 to stop it. One of deployment, stateful_set and target
+// is required. It is there already.
+type Kubernetes struct {
+	// Namespace of what is scaled. Default: that of the kubeconfig's context, or of the pod that we run in, or default.
+	Namespace string `yaml:"namespace,omitempty"`
+	// Deployment is the name of the Deployment that is scaled.
+	Deployment string `yaml:"deployment,omitempty"`
+	// StatefulSet is the name of the StatefulSet that is scaled.
+	StatefulSet string `yaml:"stateful_set,omitempty"`
+	// Target is anything else that has a scale, as group/version/resource/name: leaderworkerset.x-k8s.io/v1/leaderworkersets/llama.
+	Target string `yaml:"target,omitempty"`
+	// Count is how many replicas it is scaled to. Default 1; more than 1 needs service or the backend's address, behind which they stand.
+	Count int `yaml:"count"`
+	// Service is the name of the Service by whose cluster address the model server is reached. Default: none, by its pod's address.
+	Service string `yaml:"service,omitempty"`
+	// Port is the name or the number of the port, of the service or else of the pod's containers. Default: the only one.
+	Port string `yaml:"port,omitempty"`
+	// Kubeconfig is the path of a kubeconfig, whose user has a token or a certificate. Default: the service account of the pod that we
+	// run in.
+	Kubeconfig string `yaml:"kubeconfig,omitempty"`
+	// Context of the kubeconfig. Default: its current one.
+	Context string `yaml:"context,omitempty"`
+}
+
+// Docker is a container that is started to wake the backend, and stopped to stop it. It is there already.
+type Docker struct {
+	// Container is its name or its ID. Required.
+	Container string `yaml:"container" jsonschema:"required"`
+	// Host is where the engine's API listens: unix:///path, tcp://host:port, or https://host:port. Podman's is
+	// unix:///run/podman/podman.sock. Default unix:///var/run/docker.sock.
+	Host string `yaml:"host"`
+	// Action is what takes the backend down: stop, or pause, which keeps all its memory and is for backends that use no GPU. Default
+	// stop.
+	Action DockerAction `yaml:"action"`
+	// Port is the container's port where the model server listens. Default: the only one that it exposes.
+	Port int `yaml:"port"`
+	// StopTime is how long the container may take to end after SIGTERM, before SIGKILL. Default 10s.
+	StopTime Duration `yaml:"stop_time"`
+	// TLS is how we speak TLS to an https host. Default: with the authorities that this host trusts.
+	TLS *BackendTLS `yaml:"tls,omitempty"`
 }
 
 // Hooks are HTTP requests by which a backend is moved; each is "METHOD URL". Only wake and sleep together make a backend that
@@ -344,6 +417,15 @@ const (
 	TGI      Engine = "tgi"
 	Triton   Engine = "triton"
 	HTTP     Engine = "http"
+)
+
+// DockerAction is what takes a container down.
+type DockerAction string
+
+// The ways to take a container down.
+const (
+	DockerStop  DockerAction = "stop"
+	DockerPause DockerAction = "pause"
 )
 
 // Sleep is how a backend gives its GPU memory back while its process lives.

@@ -54,6 +54,12 @@ func setDefaults(v any) {
 		*v = Consul{Address: "127.0.0.1:8500", Prefix: "pilotlight", Watches: 64}
 	case *Process:
 		*v = Process{StopTime: 10 * second}
+	case *Nomad:
+		*v = Nomad{Count: 1, Address: "http://127.0.0.1:4646", Namespace: "default"}
+	case *Kubernetes:
+		*v = Kubernetes{Count: 1}
+	case *Docker:
+		*v = Docker{Host: "unix:///var/run/docker.sock", Action: DockerStop, StopTime: 10 * second}
 	}
 }
 
@@ -108,6 +114,9 @@ func (b *Backend) derive(at *place, name string) {
 	}
 	if b.Ready == "" && b.Engine == HTTP {
 		b.Ready = "/health"
+	}
+	if at.get("gpus") == nil && (b.Nomad != nil || b.Kubernetes != nil) {
+		b.GPUs = 0
 	}
 	if at.get("sleep") == nil && b.Hooks != nil && b.Hooks.Wake != "" && b.Hooks.Sleep != "" {
 		b.Sleep = SleepHooks

@@ -45,7 +45,7 @@ func schema(t *testing.T) []byte {
 	s := reflector.Reflect(&Config{})
 	s.Title = "pilotlight.yaml"
 	s.Definitions["Config"] = s
-	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Overflow{}, &Consul{}, &Link{}} {
+	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Nomad{}, &Kubernetes{}, &Docker{}, &Overflow{}, &Consul{}, &Link{}} {
 		setDefaults(v)
 		addDefaults(t, s.Definitions, reflect.ValueOf(v).Elem())
 	}
@@ -92,6 +92,8 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return enum(engines())
 	case reflect.TypeFor[Sleep]():
 		return enum(sleeps())
+	case reflect.TypeFor[DockerAction]():
+		return enum(dockerActions())
 	case reflect.TypeFor[OverflowWhen]():
 		return enum(reasons())
 	case reflect.TypeFor[TLSVersion](): // YAML takes one without quotes for a number

@@ -168,6 +168,11 @@ func (e *Engine) UnmarshalText(text []byte) error { return oneOf(e, text, "engin
 // UnmarshalText reads the name of a way to sleep.
 func (s *Sleep) UnmarshalText(text []byte) error { return oneOf(s, text, "way to sleep", sleeps()) }
 
+// UnmarshalText reads the name of a way to take a container down.
+func (a *DockerAction) UnmarshalText(text []byte) error {
+	return oneOf(a, text, "way to take a container down", dockerActions())
+}
+
 // UnmarshalText reads a reason to overflow.
 func (w *OverflowWhen) UnmarshalText(text []byte) error {
 	return oneOf(w, text, "reason to overflow", reasons())
@@ -187,6 +192,8 @@ func (c *ClientCert) UnmarshalText(text []byte) error {
 
 func tlsVersions() []TLSVersion { return []TLSVersion{TLS12, TLS13} }
 func clientCerts() []ClientCert { return []ClientCert{ClientCertRequired, ClientCertOptional} }
+
+func dockerActions() []DockerAction { return []DockerAction{DockerStop, DockerPause} }
 
 func engines() []Engine { return []Engine{VLLM, SGLang, LlamaCPP, Ollama, TGI, Triton, HTTP} }
 func sleeps() []Sleep   { return []Sleep{SleepNone, SleepEngine, SleepHooks, SleepCheckpoint} }

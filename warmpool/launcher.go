@@ -8,7 +8,7 @@ import (
 )
 
 // A Launcher moves one backend between the tiers. warmpool/launch has the real ones: a process of ours, an engine's own sleep
-// mode, HTTP hooks. The keeper calls one method at a time, and may cancel it by its context; the launcher
+// mode, HTTP hooks, and Nomad, Kubernetes and container engines. The keeper calls one method at a time, and may cancel it by its context; the launcher
 // then leaves the backend in a state that Stop can clear.
 type Launcher interface {
 	// Find says what is there already: a model server that outlived its keeper, or one that somebody else runs.

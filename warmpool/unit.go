@@ -81,7 +81,8 @@ func (u *unit) isWanted() bool { return len(u.waits) > 0 || u.kept }
 
 // canStop says whether its launcher can end it.
 func (u *unit) canStop() bool {
-	return u.spec.Process != nil || u.spec.Hooks != nil && u.spec.Hooks.Stop != ""
+	s := u.spec
+	return s.Process != nil || s.Nomad != nil || s.Kubernetes != nil || s.Docker != nil || s.Hooks != nil && s.Hooks.Stop != ""
 }
 
 // canSleep says whether its launcher can put it to sleep.

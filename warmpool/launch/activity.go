@@ -67,7 +67,7 @@ func (a *activity) logged() bool {
 	whole := bytes.LastIndexAny(text, "\r\n") + 1 // the rest is looked at when its line is complete
 	a.offset += int64(whole)
 	for line := range bytes.FieldsFuncSeq(text[:whole], func(r rune) bool { return r == '\n' || r == '\r' }) {
-		if !a.aboutUs(line) {
+		if !aboutUs(line, a.ours) {
 			return true
 		}
 	}
@@ -75,10 +75,10 @@ func (a *activity) logged() bool {
 }
 
 // aboutUs reports whether a line is one of an access log about one of our probes: it has its path as a word.
-func (a *activity) aboutUs(line []byte) bool {
+func aboutUs(line []byte, probes []string) bool {
 	words := strings.FieldsFuncSeq(string(line), func(r rune) bool { return r == ' ' || r == '\t' || r == '"' || r == '\'' })
 	for word := range words {
-		if slices.Contains(a.ours, word) {
+		if slices.Contains(probes, word) {
 			return true
 		}
 	}

@@ -1,5 +1,5 @@
 // Package launch has the real ways to wake a backend and to put it to sleep: a process of ours, an engine's own sleep mode,
-// HTTP hooks. One Launcher moves one backend; what has to outlive pilotlight (which process is whose, what sleeps) it
+// HTTP hooks, or what runs model servers in our place: Nomad, Kubernetes, Docker, Podman. One Launcher moves one backend; what has to outlive pilotlight (which process is whose, what sleeps) it
 // keeps as a record in the state directory, by which a later Launcher finds the backend again.
 package launch
 
@@ -48,7 +48,11 @@ type Launcher struct {
 	child  *child    // the process, nil where there is none
 	there  *presence // of a server that somebody else runs; nil where it is not looked for
 
-	pid      atomic.Int64   // of child, for those who ask at any time; 0: none
+	pid atomic.Int64 // of child, for those who ask at any time; 0: none
+
+	remote orchestrator // runs the model server in our place; nil where none does
+	out    *lookout     // for what becomes of it; nil while it is not to run
+
 	closing  chan struct{}  // closed by Close
 	watchers sync.WaitGroup // of processes, until they end or closing
 }
@@ -74,6 +78,7 @@ func New(spec Spec) *Launcher {
 		checkpointer: checkpointer{spec.Checkpoint},
 	}
 	l.mode = newMode(spec, l.engine, client)
+	l.remote = newOrchestrator(spec.Backend)
 	l.record = l.readRecord()
 	return l
 }
@@ -98,6 +103,9 @@ func (l *Launcher) Close() {
 	close(l.closing)
 	l.watchers.Wait()
 	l.client.CloseIdleConnections()
+	if l.remote != nil {
+		l.remote.close()
+	}
 }
 
 // Find says what is there already. A process of which there is a record is adopted even if the configuration's command is
@@ -108,6 +116,11 @@ func (l *Launcher) Find(ctx context.Context) (warmpool.Found, error) {
 	if l.spec.Backend.Process != nil && c == nil {
 		return stopped, nil
 	}
+	if l.remote != nil {
+		if asked, err := l.findRemote(ctx); !asked {
+			return stopped, err
+		}
+	}
 	status := probe.Asleep
 	if l.record.Slept == nil || l.engine.SaysAsleep() && len(l.record.Checkpointed) == 0 {
 		status, _ = l.status(ctx)
@@ -115,10 +128,13 @@ func (l *Launcher) Find(ctx context.Context) (warmpool.Found, error) {
 	if err := ctx.Err(); err != nil {
 		return stopped, fmt.Errorf("find %s: %w", l.spec.ID, err)
 	}
-	if status == probe.Away && c == nil {
+	if status == probe.Away && c == nil && l.remote == nil {
 		return stopped, nil
 	}
-	found := warmpool.Found{Tier: router.OnDisk, Up: l.up()}
+	found := warmpool.Found{Tier: router.OnDisk}
+	if status == probe.Ready || status == probe.Asleep || l.remote == nil {
+		found.Up = l.up()
+	}
 	switch status {
 	case probe.Ready:
 		found.State, found.Tier = router.Ready, router.OnGPU
@@ -150,6 +166,9 @@ func (l *Launcher) Wake(ctx context.Context, gpus []int) (warmpool.Up, error) {
 }
 
 func (l *Launcher) wake(ctx context.Context, gpus []int) error {
+	if l.remote != nil {
+		return l.wakeRemote(ctx)
+	}
 	if l.spec.Backend.Process == nil || l.current() != nil {
 		err := l.awaitReady(ctx)
 		if !errors.Is(err, errRestore) || errors.Is(err, warmpool.ErrOutOfMemory) || ctx.Err() != nil {
@@ -229,6 +248,8 @@ func (l *Launcher) Stop(ctx context.Context) error {
 		err = l.stopProcess(ctx, c)
 	case l.spec.Backend.Process != nil:
 		err = nil
+	case l.remote != nil:
+		err = l.lower(ctx)
 	case l.spec.Backend.Hooks != nil && l.spec.Backend.Hooks.Stop != "":
 		err = l.mode.hook(ctx, l.spec.Backend.Hooks.Stop)
 	}
@@ -241,16 +262,24 @@ func (l *Launcher) Stop(ctx context.Context) error {
 // PID is the process of the backend, from the moment in which it is started; 0 where there is none. It may be asked at any time.
 func (l *Launcher) PID() int { return int(l.pid.Load()) }
 
-// addr is where the model server listens.
+// addr is where the model server listens; empty as long as only its orchestrator could know.
 func (l *Launcher) addr() string {
-	if l.child != nil {
+	switch {
+	case l.child != nil:
 		return l.record.Addr
+	case l.out != nil:
+		seen, _ := l.out.seen()
+		return seen.addr
 	}
 	return l.spec.Backend.Address
 }
 
-// leave looks no longer whether a server of somebody else's is there.
+// leave looks no longer what becomes of a server that is not a process of ours.
 func (l *Launcher) leave() {
+	if l.out != nil {
+		l.out.halt()
+		l.out = nil
+	}
 	if l.there != nil {
 		l.there.stop()
 		l.there = nil
@@ -263,6 +292,10 @@ func (l *Launcher) up() warmpool.Up {
 	switch {
 	case l.child != nil:
 		up.PID, up.GPUs, up.Gone = l.child.pid, slices.Clone(l.record.GPUs), l.child.gone
+	case l.remote != nil:
+		seen, _ := l.out.seen()
+		l.out.isUp(seen)
+		up.Addr, up.GPUs, up.Gone = seen.addr, seen.gpus, l.out.gone
 	case l.spec.Backend.Process == nil:
 		if l.there == nil {
 			l.there = l.watchPresence()
@@ -284,7 +317,11 @@ func (l *Launcher) asleepTier() router.Tier {
 func (l *Launcher) status(ctx context.Context) (probe.Status, string) {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	return l.engine.Status(ctx, l.client, l.addr())
+	addr := l.addr()
+	if addr == "" {
+		return probe.Away, l.out.awaits()
+	}
+	return l.engine.Status(ctx, l.client, addr)
 }
 
 // path of one of the backend's files in the state directory.

@@ -126,14 +126,14 @@ func (p *progress) still(now time.Time, status probe.Status, said string) time.D
 
 // awaitReady waits until the backend is ready, rousing its engine if it sleeps.
 func (l *Launcher) awaitReady(ctx context.Context) error {
-	addr, from := l.addr(), l.asleepTier()
+	from := l.asleepTier()
 	slept := l.record.Slept != nil
 	r := readiness{
 		status:   l.status,
 		stall:    l.spec.Backend.Stall.Std(),
 		maxPause: remotePause,
 	}
-	if isLoopback(addr) {
+	if isLoopback(l.addr()) || l.spec.Backend.Docker != nil {
 		r.maxPause = nearPause
 	}
 	switch checkpointed := l.record.Checkpointed; {
@@ -141,16 +141,24 @@ func (l *Launcher) awaitReady(ctx context.Context) error {
 		r.rouse = func(ctx context.Context) error { return l.checkpointer.wake(ctx, checkpointed) }
 		r.atOnce = true
 	case l.mode.canWake():
-		r.rouse = func(ctx context.Context) error { return l.mode.wake(ctx, addr, from) }
-		r.atOnce = slept && !l.mode.says() || l.mode.byHook() && l.child == nil
+		r.rouse = func(ctx context.Context) error { return l.mode.wake(ctx, l.addr(), from) }
+		r.atOnce = slept && !l.mode.says() || l.mode.byHook() && l.child == nil && l.remote == nil
 	}
 	c := l.child
 	if c != nil {
 		r.ended = c.ended
 		r.worked = l.activity(c).since
 	}
+	if l.out != nil {
+		r.ended = l.out.fell
+		r.worked = l.news()
+	}
 	err := r.await(ctx)
 	switch {
+	case errors.Is(err, errEnded) && c == nil:
+		return l.withLog(ctx, l.out.ended())
+	case errors.Is(err, warmpool.ErrStalled) && l.out != nil:
+		return l.withLog(ctx, err)
 	case errors.Is(err, errEnded):
 		return c.why
 	case errors.Is(err, warmpool.ErrStalled) && c != nil:

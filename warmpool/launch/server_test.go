@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		serveFake(behaviour, os.Args[1])
 		return
 	}
+	if host := os.Getenv("WAKE_CONTAINER"); host != "" {
+		wakeContainer(host)
+		return
+	}
 	os.Exit(m.Run())
 }
 
