@@ -91,6 +91,14 @@ gpu-check: ## On a machine with an NVIDIA GPU and PyTorch: what is seen of it, b
 	@mkdir -p bin && go build -o bin/pilotlight .
 	@python3 probe/nvml/testdata/gpucheck.py bin/pilotlight
 
+.PHONY: bench-leave
+bench-leave: ## How soon a model server sees that a client left, while 5,000 streams are open
+	@go run ./loadtest/benchleave $(ARGS)
+
+.PHONY: soak-edge
+soak-edge: ## Everything at once for a minute (ARGS="-for 20m"): no answer goes astray, nothing is left
+	@go run ./loadtest/soakedge $(ARGS)
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update

@@ -37,6 +37,7 @@ func layout() map[string][]string {
 		"loadtest/benchwake":   {"loadtest/edge"},
 		"loadtest/benchleave":  {"loadtest/edge"},
 		"loadtest/benchproxy":  {"loadtest/edge"},
+		"loadtest/soakedge":    {"loadtest/edge"},
 		"deploy/tinymodel":     {},
 		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
 		".": {

@@ -144,3 +144,17 @@ func CPU(pid int) (time.Duration, error) {
 	const perSecond = 100 // sysconf(_SC_CLK_TCK), the same on every Linux that Go runs on
 	return time.Duration(ticks) * time.Second / perSecond, nil
 }
+
+// Memory is that of a process, in bytes; of what it shares with others it has its share.
+func Memory(pid int) (int64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
+	}
+	_, after, _ := bytes.Cut(text, []byte("\nPss:"))
+	var kib int64
+	if _, err := fmt.Sscan(string(after), &kib); err != nil {
+		return 0, fmt.Errorf("read the memory of process %d: got %q", pid, text)
+	}
+	return kib << 10, nil
+}
