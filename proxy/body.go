@@ -217,7 +217,11 @@ func (d *body) trail(c byte) error {
 	if d.asked && (fields.length >= 0 || fields.chunked || fields.hosts > 0) {
 		return errTrailer
 	}
-	d.done, d.trailer = true, fields.appendFields(nil, nothing)
+	drop := nothing
+	if d.asked {
+		drop = ofTheEdge // backends that merge it into the header would believe it
+	}
+	d.done, d.trailer = true, fields.appendFields(nil, drop)
 	return nil
 }
 

@@ -169,10 +169,14 @@ func (v *visit) put(u *upstream) error {
 	}
 	b := v.edge.buffers.get()
 	dst := (*b)[:0]
-	if v.to.away == nil {
-		dst = m.appendTo(dst)
-	} else {
+	switch {
+	case v.to.away != nil:
 		dst = v.to.away.appendTo(dst, &m)
+	default:
+		if m.trailer = v.conn.gate.body.trailer; m.trailer != nil { // few have one
+			body = appendEnd(appendChunk(nil, body), m.trailer)
+		}
+		dst = m.appendTo(dst)
 	}
 	if len(dst)+len(body) <= bufferSize {
 		dst, body = append(dst, body...), nil

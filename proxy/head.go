@@ -202,6 +202,7 @@ type message struct {
 	proto          string // http or https: how the client speaks to us
 	addr           string // of the backend
 	length         int64  // of the body
+	trailer        []byte // behind the body, which then comes in chunks; nil: there is none
 	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not
 }
 
@@ -213,13 +214,26 @@ func (m *message) appendTo(dst []byte) []byte {
 	if m.head.host == nil {
 		dst = appendField(dst, "Host", m.addr)
 	}
-	if m.length > 0 || m.head.chunked || m.head.length >= 0 {
+	switch {
+	case m.trailer != nil:
+		dst = m.appendTrailerNames(append(dst, "Transfer-Encoding: chunked\r\n"...))
+	case m.length > 0 || m.head.chunked || m.head.length >= 0:
 		dst = appendLength(dst, m.length)
 	}
 	if m.upgrade != nil {
 		dst = appendUpgrade(dst, m.upgrade)
 	}
 	return append(dst, "\r\n"...)
+}
+
+// appendTrailerNames appends what the client said of the trailer beforehand.
+func (m *message) appendTrailerNames(dst []byte) []byte {
+	for name, value := range m.head.each {
+		if is(name, "trailer") {
+			dst = appendField(dst, "Trailer", string(value))
+		}
+	}
+	return dst
 }
 
 // appendFields appends the client's fields, and who forwarded the request.

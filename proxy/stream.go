@@ -34,7 +34,7 @@ type stream struct {
 
 func newStream(w http.ResponseWriter, r *http.Request, pool *buffers) *stream {
 	s := &stream{buffers: pool, w: w, r: r, control: http.NewResponseController(w), closed: make(chan struct{})}
-	s.chunked = r.ContentLength < 0
+	s.chunked = r.ContentLength < 0 || r.ContentLength > 0 && len(r.Trailer) > 0
 	s.bodiless = r.ContentLength == 0
 	s.ended = s.bodiless
 	s.in = s.appendHead(make([]byte, 0, 1<<10))
@@ -56,6 +56,9 @@ func (s *stream) appendHead(dst []byte) []byte {
 		for _, value := range values {
 			dst = appendField(dst, name, value)
 		}
+	}
+	for name := range r.Trailer {
+		dst = appendField(dst, "Trailer", name)
 	}
 	switch {
 	case s.chunked:
@@ -80,7 +83,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		s.in = appendChunk(nil, b[:n])
 		switch {
 		case err == io.EOF:
-			s.in, s.ended = appendEnd(s.in, nil), true
+			s.in, s.ended = appendEnd(s.in, s.trailer()), true
 		case err != nil:
 			return 0, err
 		}
@@ -88,6 +91,16 @@ func (s *stream) Read(p []byte) (int, error) {
 	n := copy(p, s.in)
 	s.in = s.in[n:]
 	return n, nil
+}
+
+// trailer is that of the request, whose body has ended. net/http keeps those fields that were named before.
+func (s *stream) trailer() (fields []byte) {
+	for name, values := range s.r.Trailer {
+		for _, value := range values {
+			fields = appendField(fields, name, value)
+		}
+	}
+	return fields
 }
 
 // Write writes the answer. A head always comes as a whole.
