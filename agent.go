@@ -112,6 +112,7 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 		defer hub.Close()
 		defer server.Stop()
 		defer stopLinks()
+		eyes.tellTo(keeper.See) // which waits for Run, so not before
 		return keeper.Run(keeping)
 	})
 	g.Go(func() error { return hub.Run(linking) })

@@ -85,6 +85,9 @@ func (e *eyes) run(ctx context.Context) {
 // driverStart is how long a driver may take to say which GPUs there are, before serve begins without them.
 const driverStart = 15 * time.Second
 
+// tellTo has f called with each look from now on, one at a time.
+func (e *eyes) tellTo(f func(probe.GPUs)) { e.tell.Store(&f) }
+
 // discover fills in the GPUs of a node whose configuration names none.
 func (e *eyes) discover(ctx context.Context, n config.Node) config.Node {
 	if len(n.GPUs) > 0 {
@@ -119,7 +122,11 @@ func (e *eyes) status(node string, pids map[string]int) admin.GPUsStatus {
 	if look == nil {
 		look = &probe.GPUs{Problem: "nobody looks: there is no sign of an NVIDIA driver here, or node.nvml is off"}
 	}
-	return admin.GPUsOf(node, *look, probe.NewOwners(pids).Of)
+	owner := probe.NewOwners(pids).Of
+	if look.Foreign {
+		owner = func(probe.Process) string { return "" }
+	}
+	return admin.GPUsOf(node, *look, owner)
 }
 
 // pids are the processes of a node's backends.

@@ -165,7 +165,10 @@ func serve(ctx context.Context, s site) error {
 	defer stopKeeper()
 	g, ctx := errgroup.WithContext(ctx)
 	if pool.keeper != nil {
-		g.Go(func() error { return pool.keeper.Run(keeping) })
+		g.Go(func() error {
+			eyes.tellTo(pool.keeper.See) // which waits for Run, so not before
+			return pool.keeper.Run(keeping)
+		})
 	}
 	if pool.links != nil {
 		g.Go(func() error { return pool.links.Run(keeping) })

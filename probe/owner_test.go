@@ -20,7 +20,8 @@ func TestWhoseAProcessIs(t *testing.T) {
 		"one in the control group that all are in":     {Process{Born: 70, Lineage: []int{104, 1}, Cgroup: "/user.slice"}, ""},
 		"one of which the PID was used before":         {Process{Born: 40, Lineage: []int{100, 1}}, ""},
 		"one that is older than the server's group":    {Process{Born: 40, Lineage: []int{99, 1}, Group: 100}, ""},
-		"one of which nothing is known":                {Process{}, ""},
+		"one of which nothing is known":                {Process{PID: 101}, ""},
+		"the server, of which nothing is known":        {Process{PID: 100, Born: 50}, "vllm"},
 	} {
 		if got := o.Of(c.p); got != c.want {
 			t.Errorf("%s: it is %q's, want %q", name, got, c.want)

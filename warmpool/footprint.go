@@ -48,25 +48,16 @@ func like(a, b router.Room) bool {
 	return a.Health == b.Health && max(a.Free-b.Free, b.Free-a.Free) < notable
 }
 
-// owner says whose a process is: that of the backend whose model server it is, or descends from.
+// owner says whose a process is.
 func (k *Keeper) owner(look probe.GPUs) func(probe.Process) string {
-	by := map[int]string{}
-	for _, u := range k.units {
-		if pid := u.pid(); pid != 0 {
-			by[pid] = u.id
-		}
+	if look.Foreign {
+		return func(probe.Process) string { return "" }
 	}
-	return func(p probe.Process) string {
-		if look.Foreign {
-			return ""
-		}
-		for _, pid := range []int{p.PID, p.Group} {
-			if id, ok := by[pid]; ok && pid != 0 {
-				return id
-			}
-		}
-		return ""
+	pids := map[string]int{}
+	for id, u := range k.units {
+		pids[id] = u.pid()
 	}
+	return probe.NewOwners(pids).Of
 }
 
 // A Starter is a Launcher that says which process it has started before its Wake returns. It may be asked at any time.
