@@ -56,6 +56,7 @@ func fences() map[string][]string {
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
 		"github.com/hashicorp/consul/api":     {"loadtest/realconsul", "router/consul"},
+		"github.com/hashicorp/golang-lru/v2":  {"router"},
 		"github.com/invopop/jsonschema":       {}, // tests only
 		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
 		"github.com/rogpeppe/go-internal":     {}, // tests only

@@ -182,6 +182,8 @@ type Model struct {
 	Backends []Backend `yaml:"backends"`
 	// Line bounds the requests that wait for a slot.
 	Line Line `yaml:"line"`
+	// Routing is how one of the ready backends is picked for a request.
+	Routing Routing `yaml:"routing"`
 	// Answer bounds how slowly the model's backends may answer.
 	Answer Answer `yaml:"answer"`
 	// Heartbeat is how often a client that asked for a stream of server-sent events gets a comment while it waits, so

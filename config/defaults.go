@@ -40,6 +40,7 @@ func setDefaults(v any) {
 	case *Model:
 		*v = Model{
 			Line:        Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: 5 * minute},
+			Routing:     DefaultRouting(),
 			Answer:      Answer{FirstByte: 10 * minute, BetweenBytes: 5 * minute, Total: 24 * 60 * minute, Upgraded: 60 * minute},
 			Heartbeat:   10 * second,
 			NoHeartbeat: []string{"okhttp/"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -100,6 +101,10 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Enum: []any{TLS12, TLS13, 1.2, 1.3}}
 	case reflect.TypeFor[ClientCert]():
 		return enum(clientCerts())
+	case reflect.TypeFor[RoutingPolicy]():
+		return enum(policies())
+	case reflect.TypeFor[Weight]():
+		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxWeight))}
 	case reflect.TypeFor[int]():
 		return &jsonschema.Schema{Type: "integer", Minimum: "0"}
 	case reflect.TypeFor[[]string]():

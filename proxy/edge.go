@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -69,6 +70,7 @@ type Edge struct {
 	intakes      sync.Pool // of *intake: those of visits that need theirs no more
 	ring         ring
 	lastID       atomic.Uint64
+	seed         maphash.Seed // of the keys of prompts' prefixes
 }
 
 // New makes an Edge.
@@ -85,7 +87,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log)}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs

@@ -32,6 +32,7 @@ type ask struct {
 	inPath  mention // of came.target
 	inQuery mention // of came.target
 	inBody  mention // of came.body
+	prompt  span    // of came.body
 	form    form
 }
 
@@ -222,7 +223,7 @@ func (a *ask) readBody(head header) *router.Refusal {
 	if err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
-	a.form = form
+	a.form, a.prompt = form, found.prompt
 	a.stream = a.stream || found.stream && a.api.streams()
 	return nil
 }

@@ -16,6 +16,7 @@ const maxDepth = 1000
 type fields struct {
 	model  span // its value, of whatever type; in JSON a string has its quotes
 	name   span // likewise: Ollama's older word for it
+	prompt span // likewise, by whatever word for it
 	stream bool
 }
 
@@ -154,6 +155,8 @@ func (s *scanner) note(found *fields, key, value span) bool {
 		found.model = value
 	case spells(word, "name"):
 		found.name = value
+	case spells(word, "messages"), spells(word, "prompt"), spells(word, "inputs"), spells(word, "input"):
+		found.prompt = value
 	case spells(word, "stream"):
 		found.stream = string(value.of(s.src)) == "true"
 	}

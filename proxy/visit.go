@@ -24,7 +24,8 @@ type Visit struct {
 	Path      string         `json:"path"` // without the query, cut off at 128 bytes
 	Model     string         `json:"model,omitempty"`
 	Backend   string         `json:"backend,omitempty"`
-	Status    int            `json:"status"` // that the client got; 0: none
+	Why       router.Why     `json:"why,omitzero"` // Backend was picked
+	Status    int            `json:"status"`       // that the client got; 0: none
 	Outcome   router.Outcome `json:"outcome"`
 	Code      router.Code    `json:"code,omitempty"` // of a refusal, or backend_broken
 	Reason    string         `json:"reason,omitempty"`

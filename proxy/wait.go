@@ -14,7 +14,7 @@ import (
 // acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is
 // refused before it makes one wake up.
 func (v *visit) acquire() error {
-	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried}
+	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried, Prefix: v.prefix()}
 	lease, err := v.edge.router.TryAcquire(req)
 	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {
@@ -37,6 +37,7 @@ func (v *visit) acquire() error {
 		id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name),
 		answer: &lease.Model.Config.Answer, lease: &v.lease,
 	}
+	v.Why = lease.Why
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
 	v.Waited += lease.Waited
 	v.Cold, v.Overflow = v.Cold || lease.Cold, false

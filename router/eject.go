@@ -12,12 +12,13 @@ const (
 
 // brokeOne takes in that a backend broke a request. l.mu is held.
 func (l *line) brokeOne(c *Candidate, now time.Time) {
-	c.broke++
-	if c.broke < brokenToEject {
+	c.Broke++
+	c.LastBad = now
+	if c.Broke < brokenToEject {
 		return
 	}
 	if ready, out := l.ejected(now); c.Ejected.After(now) || 2*(out+1) <= ready {
-		c.Ejected = now.Add(min(firstEjection<<min(c.broke-brokenToEject, 8), maxEjection))
+		c.Ejected = now.Add(min(firstEjection<<min(c.Broke-brokenToEject, 8), maxEjection))
 	}
 }
 

@@ -34,7 +34,7 @@ func (s *Lease) Release(o Outcome) {
 	defer l.mu.Unlock()
 	switch o {
 	case OK:
-		c.broke = 0
+		c.Broke = 0
 		l.hold = smooth(l.hold, now.Sub(s.at))
 	case Broken:
 		l.brokeOne(c, now)

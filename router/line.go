@@ -25,6 +25,8 @@ type line struct {
 	warmSince  time.Time     // since when some backend is ready, without a break; zero: none is
 	hold       time.Duration // how long a request keeps its slot, learned
 	retries    retries
+	turn       uint64
+	prefixes   *prefixes
 	closed     *Refusal // why nobody may wait any more
 	owed       bool     // wakes go on though nobody waits: requests for which they began went elsewhere
 }
@@ -35,7 +37,7 @@ type answer struct {
 }
 
 func newLine(r *Router, m *Model) *line {
-	return &line{router: r, name: m.Name, model: m, retries: retries{retryReserve, time.Now()}}
+	return &line{router: r, name: m.Name, model: m, retries: retries{retryReserve, time.Now()}, prefixes: &prefixes{}}
 }
 
 // try takes a free slot if there is one and nobody waits for it.
@@ -49,7 +51,7 @@ func (l *line) try(req Request) (Lease, error) {
 	if l.waiters.Len() > 0 {
 		return Lease{}, ErrWait
 	}
-	c, why := Pick(l.candidates, now, req.Not)
+	c, why := l.pick(&req, now)
 	if c == nil {
 		return Lease{}, ErrWait
 	}
@@ -88,6 +90,25 @@ func (l *line) acquire(ctx context.Context, req Request) (Lease, error) {
 		patience = time.After(overflow.After.Std())
 	}
 	return l.wait(ctx, w, limits.MaxWait.Std(), patience)
+}
+
+// pick gives a request a backend that has a free slot; nil: none has. l.mu is held.
+func (l *line) pick(req *Request, now time.Time) (*Candidate, Why) {
+	ask := Ask{Routing: l.routing(), Tried: req.Not, Turn: l.turn, Near: l.prefixes.find(req.Prefix)}
+	c, why := Pick(l.candidates, now, ask)
+	if c != nil {
+		l.turn++
+		l.prefixes.note(req.Prefix, c)
+	}
+	return c, why
+}
+
+// routing is how the model wants its backends picked. l.mu is held.
+func (l *line) routing() config.Routing {
+	if l.model.Config.Routing == (config.Routing{}) {
+		return config.DefaultRouting() // the model is not from a file
+	}
+	return l.model.Config.Routing
 }
 
 // full says why nobody may join the line, if so. Held are the bytes that all lines hold. l.mu is held.
@@ -181,7 +202,7 @@ func (l *line) drop(w *waiter) {
 func (l *line) serve(now time.Time) {
 	for l.waiters.Len() > 0 {
 		w := l.waiters.head()
-		c, why := Pick(l.candidates, now, w.req.Not)
+		c, why := l.pick(&w.req, now)
 		if c == nil {
 			return
 		}
@@ -232,12 +253,14 @@ func (l *line) observe(m *Model) {
 		if c == nil {
 			c = &Candidate{last: now}
 		} else if c.State != b.State {
-			c.Avoid, c.Ejected, c.broke = time.Time{}, time.Time{}, 0 // what was held against it is of its last life
+			c.Avoid, c.Ejected, c.Broke = time.Time{}, time.Time{}, 0 // what was held against it is of its last life
 			if b.State == Failed {
 				c.Avoid = b.Rested
 			}
 		}
-		c.Backend = b
+		if c.Backend = b; c.gpus != nil {
+			c.SeeGPUs(c.gpus) // it may be on others now
+		}
 		warm = warm || b.State == Ready
 		candidates = append(candidates, c)
 	}
@@ -272,9 +295,8 @@ func (l *line) candidate(backend string) *Candidate {
 func (l *line) read(backend string, r probe.Reading) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if c := l.candidate(backend); c != nil && !r.At.Before(c.Reading.At) {
-		c.Reading = r
-		c.Others = max(0, max(r.Running, 0)+max(r.Waiting, 0)-c.InFlight)
+	if c := l.candidate(backend); c != nil {
+		c.See(r)
 	}
 }
 
@@ -283,6 +305,6 @@ func (l *line) readGPUs(backend string, g *probe.GPUs) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c := l.candidate(backend); c != nil {
-		c.NodeGPUs = g
+		c.SeeGPUs(g)
 	}
 }

@@ -380,25 +380,36 @@ func TestARemovedModelRefusesItsLine(t *testing.T) {
 func TestABackendThatBreaksRequestsComesLastForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleetOf(t, wide, Backend{ID: "a", State: Ready, Slots: 4}, Backend{ID: "b", State: Ready, Slots: 4})
-		next := func(o Outcome) string {
+		take := func() Lease {
 			lease, err := f.TryAcquire(Request{Model: "m"})
 			if err != nil {
 				t.Fatal(err)
 			}
-			lease.Release(o)
-			return lease.Backend.ID
+			return lease
 		}
-		for range brokenToEject {
-			if got := next(Broken); got != "a" {
-				t.Fatalf("got %s", got)
-			}
+		outcomes := map[string]Outcome{"a": Broken, "b": OK}
+		var leases []Lease
+		for range 2 * brokenToEject { // in turns
+			leases = append(leases, take())
 		}
-		if got := next(OK); got != "b" {
-			t.Errorf("a broke %d times in a row and still got the next", brokenToEject)
+		for _, l := range leases {
+			l.Release(outcomes[l.Backend.ID])
+		}
+		leases = nil
+		for range 5 {
+			leases = append(leases, take())
+		}
+		if got := leases[3].Backend.ID + leases[4].Backend.ID; got != "ba" {
+			t.Errorf("a broke %d times in a row; the last slot of b and the first of a went to %s", brokenToEject, got)
+		}
+		for _, l := range leases {
+			l.Release(OK)
 		}
 		time.Sleep(firstEjection)
-		if got := next(OK); got != "a" {
-			t.Errorf("a is still ejected after %s", firstEjection)
+		if l := take(); l.Backend.ID != "a" {
+			t.Errorf("a answered once more, and %s got the next", l.Backend.ID)
+		} else {
+			l.Release(OK)
 		}
 	})
 }

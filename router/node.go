@@ -11,10 +11,11 @@ import (
 // never changes. The keeper alone decides what becomes of its memory: this is what it expects.
 type Node struct {
 	Name      string
-	GPUs      []Room      // by index; empty: memory is not counted there, and every backend fits
-	Host      config.Size // what more may be held of its memory by those that sleep; negative where it is overcommitted
-	Evictable []Evictable // who would leave GPUs for another, the first to go first
-	Wakes     []Wake      // that were asked for and are not ready, in the order in which they were
+	GPUs      []Room         // by index; empty: memory is not counted there, and every backend fits
+	Links     [][]probe.Link // how GPUs i and j are joined; nil where that is not known
+	Host      config.Size    // what more may be held of its memory by those that sleep; negative where it is overcommitted
+	Evictable []Evictable    // who would leave GPUs for another, the first to go first
+	Wakes     []Wake         // that were asked for and are not ready, in the order in which they were
 	Backends  []Backend
 }
 
@@ -31,14 +32,16 @@ type Evictable struct {
 	Frees   config.Size   // on each of GPUs, if it sleeps; 0: it cannot
 	Stopped config.Size   // likewise if it is stopped; 0: it cannot be
 	Host    config.Size   // that sleeping takes of the host's memory
-	Takes   time.Duration // until the memory is expected to be back
-	Busy    bool          // it has requests in flight, and its turn is over: those that are idle go first
+	Busy    bool          // it has requests in flight: those that are idle go first
+	From    time.Time     // when it may be told to leave: at the end of its turn, if that is to come
+	Takes   time.Duration // from then until the memory is expected to be back
 }
 
 // Wake is one that was asked for.
 type Wake struct {
 	Backend string
 	GPUs    []int     // where; nil: it waits for room
+	Tier    Tier      // where it began, or is to begin
 	Ready   time.Time // when it is expected to be ready
 }
 

@@ -12,6 +12,8 @@ type Request struct {
 	Bytes int64  // of its body, held while it waits
 	Not   Tried
 
+	Prefix Prefix // of its prompt; zero where nothing is known of it
+
 	Overflow bool     // it may go to its model's other upstream, where there is one
 	Tenant   string   // who asks: within a priority tenants take turns; empty is one like the others
 	Priority Priority // Normal unless it is set

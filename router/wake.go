@@ -21,17 +21,31 @@ func (l *line) call(now time.Time) {
 	if l.waiters.Len() == 0 || l.closed != nil {
 		return
 	}
-	c, _ := Place(l.candidates, now)
+	c, placement := l.place(now)
 	switch {
 	case l.cold():
 		if c == nil {
 			l.refuseAll(l.nobody(now))
 			return
 		}
-	case c == nil || l.isFull() || l.backlog() <= c.ReadyAt(now).Sub(now):
+	case c == nil || l.isFull() || l.backlog() <= placement.Left:
 		return
 	}
 	l.start(c)
+}
+
+// place says whom to wake. Where nothing is ready and nobody has room, by what is known, the owner of one that could be
+// asked otherwise is: it says why not, or knows better. l.mu is held.
+func (l *line) place(now time.Time) (*Candidate, Placement) {
+	c, p := Place(l.candidates, now)
+	if c == nil && l.cold() {
+		for _, o := range l.candidates {
+			if o.notAsked(now) == "" && (c == nil || o.soonest(now) < c.soonest(now)) {
+				c = o
+			}
+		}
+	}
+	return c, p
 }
 
 // cold says that no backend is ready and none has been asked to be. l.mu is held.
@@ -91,7 +105,7 @@ func (l *line) woke(c *Candidate, w *wake, err error) {
 		l.router.log.Info("wake refused", "model", l.name, "backend", c.ID, "error", err, "waiting", l.waiters.Len())
 		refusal := asRefusal(err)
 		c.Avoid = now.Add(max(refusal.RetryAfter, retryWake))
-		if next, _ := Place(l.candidates, now); next == nil && l.cold() {
+		if next, _ := l.place(now); next == nil && l.cold() {
 			l.refuseAll(refusal)
 		}
 		l.owed = l.owed && !l.cold()

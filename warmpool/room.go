@@ -319,10 +319,15 @@ func (k *Keeper) turn(v *unit, now time.Time) (rank, time.Time) {
 	switch {
 	case use.InFlight == 0 && use.Waiting == 0:
 		return isIdle, use.Last
-	case now.Sub(v.since) >= max(minTurn, 2*k.learned.Expect(v.id, router.OnDisk, v.spec.Memory)):
+	case now.Sub(v.since) >= k.turnTime(v):
 		return turnOver, v.since
 	}
 	return isBusy, v.since
+}
+
+// turnTime is how long a backend that is busy serves at least.
+func (k *Keeper) turnTime(v *unit) time.Duration {
+	return max(minTurn, 2*k.learned.Expect(v.id, router.OnDisk, v.spec.Memory))
 }
 
 // residue is what stays on each GPU when the backend sleeps, unless it is to be stopped.

@@ -162,9 +162,7 @@ func (k *Keeper) publish() {
 	now := time.Now()
 	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(now), GPUs: k.room(now), Backends: make([]router.Backend, 0, len(k.units))}
 	for _, e := range k.evictable(nil, now) {
-		if e.rank <= turnOver {
-			n.Evictable = append(n.Evictable, k.leaving(e))
-		}
+		n.Evictable = append(n.Evictable, k.leaving(e))
 	}
 	for _, u := range k.inOrder() {
 		n.Backends = append(n.Backends, router.Backend{
@@ -177,7 +175,7 @@ func (k *Keeper) publish() {
 			if u.op != awaking {
 				began = now
 			}
-			n.Wakes = append(n.Wakes, router.Wake{Backend: u.id, GPUs: k.ledger.taken[u.id].GPUs, Ready: began.Add(k.wakeTime(u))})
+			n.Wakes = append(n.Wakes, router.Wake{Backend: u.id, GPUs: k.ledger.taken[u.id].GPUs, Tier: u.tier, Ready: began.Add(k.wakeTime(u))})
 		}
 	}
 	k.changed, k.told = false, n.GPUs
@@ -196,15 +194,24 @@ func (k *Keeper) room(now time.Time) (all []router.Room) {
 // leaving is what the edges are told of one that could make room.
 func (k *Keeper) leaving(e evictee) router.Evictable {
 	u := k.units[e.Backend]
-	v := router.Evictable{Backend: e.Backend, GPUs: e.GPUs, Host: u.spec.HostMemory, Busy: e.rank == turnOver}
+	v := router.Evictable{Backend: e.Backend, GPUs: e.GPUs, Host: u.spec.HostMemory, Takes: leaveTime}
 	if u.canSleep() && u.state != router.Asleep {
 		v.Frees = e.Frees - e.stays
 	}
 	if u.canStop() {
 		v.Stopped = e.Frees
 	}
+	if e.rank >= turnOver {
+		v.Busy, v.From, v.Takes = true, u.since.Add(k.turnTime(u)), leaveTime+drainTime
+	}
 	return v
 }
+
+// What it is taken to need until a backend's memory is back, and until one that is busy has finished what it does.
+const (
+	leaveTime = time.Second
+	drainTime = 5 * time.Second
+)
 
 // wakeTime is how long a wake of the backend is expected to take.
 func (k *Keeper) wakeTime(u *unit) time.Duration {
