@@ -33,6 +33,7 @@ type conn struct {
 	socket   net.Conn // to write to
 	raw      net.Conn // what carries socket: a TLS connection has one below it, else it is socket
 	source   *source
+	sink     *sink
 	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	fresh    bool          // nothing has been read
@@ -86,6 +87,7 @@ func newConn(socket net.Conn, ln *listener) *conn {
 		c.readAhead()
 	}
 	c.source = newSource(c.Conn, ln.buffers)
+	c.sink = newSink(c.socket, ln.limits.WriteTime.Std())
 	c.limit(ln.limits)
 	return c
 }
@@ -184,11 +186,7 @@ func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
 // send writes to the client. One that does not read for too long has left.
 func (c *conn) send(p []byte) error {
-	err := c.socket.SetWriteDeadline(time.Now().Add(c.ln.limits.WriteTime.Std()))
-	if err == nil {
-		_, err = c.socket.Write(p)
-	}
-	if err != nil {
+	if _, err := c.sink.write(p); err != nil {
 		c.left()
 		return c.Err()
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -616,11 +617,21 @@ type crossed struct {
 	close  func()
 }
 
-func (c *crossed) Write(p []byte) (int, error) {
-	if c.writes++; c.writes == 2 {
-		c.close()
+func (c *crossed) SyscallConn() (syscall.RawConn, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	return crossedRaw{raw, c}, err
+}
+
+type crossedRaw struct {
+	syscall.RawConn
+	of *crossed
+}
+
+func (r crossedRaw) Write(write func(fd uintptr) bool) error {
+	if r.of.writes++; r.of.writes == 2 {
+		r.of.close()
 	}
-	return c.TCPConn.Write(p)
+	return r.RawConn.Write(write)
 }
 
 func TestAnIdleConnectionThatClosedIsNoFailure(t *testing.T) {

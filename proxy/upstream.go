@@ -24,6 +24,7 @@ const (
 type upstream struct {
 	net.Conn
 	*source
+	sink   *sink
 	addr   string // and what else makes it different from others
 	socket syscall.RawConn
 	key    uint64    // of the watch
@@ -67,7 +68,7 @@ func (p *upstreams) get(ctx context.Context, to *destination, fresh bool) (*upst
 		}
 		return nil, err
 	}
-	u := &upstream{Conn: c, source: newSource(c, p.buffers), addr: addr, socket: raw}
+	u := &upstream{Conn: c, source: newSource(c, p.buffers), sink: newSink(c, 0), addr: addr, socket: raw}
 	u.key = p.watch.add(raw, func() { p.backendLeft(u) })
 	return u, nil
 }
@@ -90,7 +91,7 @@ func (p *upstreams) open(ctx context.Context, addr string, b config.Backend, pro
 
 // Write is the connection's, counted.
 func (u *upstream) Write(b []byte) (int, error) {
-	n, err := u.Conn.Write(b)
+	n, err := u.sink.write(b)
 	u.size += uint64(n)
 	return n, err
 }

@@ -140,10 +140,19 @@ func rawConn(c net.Conn) syscall.RawConn {
 	return raw
 }
 
-func readFD(fd uintptr, p []byte) (int, error) {
+// readFD and writeFD do not wait, so the scheduler need not know of them: see sink.
+func readFD(fd uintptr, p []byte) (int, error)  { return callFD(sys.SYS_READ, fd, p) }
+func writeFD(fd uintptr, p []byte) (int, error) { return callFD(sys.SYS_WRITE, fd, p) }
+
+func callFD(call, fd uintptr, p []byte) (int, error) {
 	for {
-		if n, err := syscall.Read(int(fd), p); err != syscall.EINTR {
-			return n, err
+		n, _, err := sys.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch err {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+		default:
+			return -1, err
 		}
 	}
 }

@@ -19,7 +19,8 @@ func (*watch) close()                             {}
 
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
-func readFD(uintptr, []byte) (int, error) { panic("BUG: there is no descriptor") }
+func readFD(uintptr, []byte) (int, error)  { panic("BUG: there is no descriptor") }
+func writeFD(uintptr, []byte) (int, error) { panic("BUG: there is no descriptor") }
 
 func bytesAcked(syscall.RawConn) (uint64, bool) { return 0, false }
 func pending(uintptr) bool                      { panic("BUG: there is no descriptor") }
