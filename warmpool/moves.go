@@ -19,8 +19,12 @@ const (
 	maxRest   = 5 * time.Minute
 )
 
+// lookAnew is how often a backend that an orchestrator runs is looked for while it is stopped: others may start it, too.
+const lookAnew = 30 * time.Second
+
 // find asks the launcher what is there already.
 func (k *Keeper) find(u *unit) {
+	u.looked = time.Now()
 	k.begin(u, finding, func(ctx context.Context) func() {
 		found, err := u.launcher.Find(ctx)
 		return func() { k.found(u, found, err) }
@@ -29,8 +33,14 @@ func (k *Keeper) find(u *unit) {
 
 // found takes over a model server that was there before its keeper.
 func (k *Keeper) found(u *unit, f Found, err error) {
+	said := ""
 	if err != nil {
+		said = err.Error()
+	}
+	if said != "" && said != u.hidden { // it is looked for again and again
 		k.log.Warn("looking for a running model server", "model", u.model, "backend", u.id, "error", err)
+	}
+	if u.hidden = said; err != nil {
 		return
 	}
 	switch f.State {

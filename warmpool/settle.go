@@ -25,8 +25,28 @@ func (k *Keeper) settle(now time.Time) time.Time {
 			next = soon
 		}
 	}
+	if anew := k.findAnew(now); next.IsZero() || !anew.IsZero() && anew.Before(next) {
+		next = anew
+	}
 	if k.changed {
 		k.publish()
+	}
+	return next
+}
+
+// findAnew looks now and then whether somebody else has started what an orchestrator runs, and says when to look again.
+func (k *Keeper) findAnew(now time.Time) (next time.Time) {
+	for _, u := range k.units {
+		if u.state != router.Stopped || u.op != nothing || !u.elsewhere() || u.gone {
+			continue
+		}
+		at := u.looked.Add(lookAnew)
+		switch {
+		case !at.After(now):
+			k.find(u)
+		case next.IsZero() || at.Before(next):
+			next = at
+		}
 	}
 	return next
 }

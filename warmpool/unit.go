@@ -25,6 +25,8 @@ type unit struct {
 	since  time.Time
 	reason string
 	rested time.Time // Failed: until when it rests
+	looked time.Time // when it was last looked for
+	hidden string    // why it could not be found then
 	failed int       // wakes and short lives that failed in a row
 
 	up       Up
@@ -81,8 +83,12 @@ func (u *unit) isWanted() bool { return len(u.waits) > 0 || u.kept }
 
 // canStop says whether its launcher can end it.
 func (u *unit) canStop() bool {
-	s := u.spec
-	return s.Process != nil || s.Nomad != nil || s.Kubernetes != nil || s.Docker != nil || s.Hooks != nil && s.Hooks.Stop != ""
+	return u.spec.Process != nil || u.elsewhere() || u.spec.Hooks != nil && u.spec.Hooks.Stop != ""
+}
+
+// elsewhere says that an orchestrator runs it, which others may tell to.
+func (u *unit) elsewhere() bool {
+	return u.spec.Nomad != nil || u.spec.Kubernetes != nil || u.spec.Docker != nil
 }
 
 // canSleep says whether its launcher can put it to sleep.
