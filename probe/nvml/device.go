@@ -26,7 +26,9 @@ type device struct {
 	unusable string            // why nothing can run on it although the driver is fine
 	silent   map[string]string // what the driver does not say, and why
 
-	ring ring
+	ring   ring
+	moving int // ticks for which its memory is looked at each time, since it changes
+
 	used map[int]use // of each process, when last seen
 	last uint64      // the newest time of a process's sample, microseconds
 }
@@ -138,8 +140,24 @@ func (d *device) share(l *library, now time.Time) {
 	}
 }
 
-// memory reads how much of it is used. Before driver 510 what the driver reserves counted as used.
+// A change of a GPU's memory that is worth a closer look. A driver may list a process later than the memory that it takes.
+const (
+	moved   = 64 * config.MiB
+	closely = 2 * everySlow // ticks
+)
+
+// memory reads how much of it is used, and notes whether that changes.
 func (d *device) memory(l *library) {
+	was := d.gpu.Used
+	d.sizes(l)
+	if d.moving--; max(was-d.gpu.Used, d.gpu.Used-was) >= moved && was >= 0 {
+		d.moving = closely
+	}
+	d.moving = max(d.moving, 0)
+}
+
+// sizes reads the sizes of its memory. Before driver 510 what the driver reserved counted as used.
+func (d *device) sizes(l *library) {
 	var m nvml.Memory_v2
 	d.deaf = nvml.SUCCESS
 	if d.call(l, "", func() (r nvml.Return) { m, r = d.handle.GetMemoryInfo_v2(); return r }, "nvmlDeviceGetMemoryInfo_v2") {
@@ -166,7 +184,7 @@ func (d *device) processes(l *library, known *processes) {
 	d.gpu.Processes = nil
 	for _, pid := range slices.Sorted(maps.Keys(holding)) {
 		p := probe.Process{PID: pid, Used: holding[pid], Busy: -1}
-		if _, mute := d.silent["utilisation of processes"]; !mute && d.gpu.Busy >= 0 {
+		if d.silent["utilisation"] == "" && d.silent["utilisation of processes"] == "" {
 			p.Busy = d.used[pid].now(now)
 		}
 		known.describe(&p)

@@ -91,9 +91,11 @@ func (l *looker) look(n int) error {
 	for _, d := range l.devices {
 		d.begin()
 		d.use(l.library)
-		if n%everySlow == 0 {
+		if n%everySlow == 0 || d.moving > 0 {
 			d.memory(l.library)
 			d.processes(l.library, &l.procs)
+		}
+		if n%everySlow == 0 {
 			d.power(l.library)
 		}
 		if n%everyRare == 0 {
