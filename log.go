@@ -15,35 +15,64 @@ func newLog(ctx context.Context) (log *slog.Logger, flush func()) {
 	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
 		return slog.New(slog.NewTextHandler(os.Stderr, nil)), func() {}
 	}
-	g := &gather{to: os.Stderr}
+	g := newGather(os.Stderr)
 	var flusher sync.WaitGroup
 	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	flusher.Go(func() { g.run(ctx) })
-	return slog.New(slog.NewJSONHandler(g, nil)), func() { stop(); flusher.Wait() }
+	return slog.New(jsonLog{slog.NewJSONHandler(g, nil), g}), func() { stop(); flusher.Wait() }
+}
+
+// jsonLog is slog's JSONHandler that knows where its lines go.
+type jsonLog struct {
+	*slog.JSONHandler
+	lines io.Writer
+}
+
+// linesOf is where ready lines of JSON go, if that is what the log writes.
+func linesOf(log *slog.Logger) io.Writer {
+	if h, ok := log.Handler().(jsonLog); ok {
+		return h.lines
+	}
+	return nil
 }
 
 const (
 	gatherTime  = 100 * time.Millisecond // longest time between a line and its being written
-	gatherBytes = 64 << 10               // what is gathered at most
+	gatherBytes = 64 << 10               // what is gathered at most, while as much is being written
 )
 
-// gather writes many lines in one call.
+// gather writes many lines in one call, which those that bring lines do not wait for.
 type gather struct {
-	mu    sync.Mutex // guards what follows; held during writes, so that lines stay in order
-	to    io.Writer
+	to      io.Writer
+	nudge   chan struct{} // has run write now
+	writing sync.Mutex    // held during writes, so that lines stay in order; guards spare
+	spare   []byte
+
+	mu    sync.Mutex // guards what follows
 	lines []byte
 }
+
+func newGather(to io.Writer) *gather { return &gather{to: to, nudge: make(chan struct{}, 1)} }
 
 // Write takes a line. It waits only where lines come faster than they can be written.
 func (g *gather) Write(line []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.lines)+len(line) > gatherBytes {
-		if err := g.flush(); err != nil {
+	for len(g.lines) > 0 && len(g.lines)+len(line) > gatherBytes {
+		g.mu.Unlock()
+		err := g.flush()
+		g.mu.Lock()
+		if err != nil {
 			return 0, err
 		}
 	}
 	g.lines = append(g.lines, line...)
+	if len(g.lines) > gatherBytes/2 {
+		select {
+		case g.nudge <- struct{}{}:
+		default:
+		}
+	}
 	return len(line), nil
 }
 
@@ -54,21 +83,24 @@ func (g *gather) run(ctx context.Context) {
 	for done := false; !done; {
 		select {
 		case <-tick.C:
+		case <-g.nudge:
 		case <-ctx.Done():
 			done = true
 		}
-		g.mu.Lock()
 		_ = g.flush() // there is nobody left to tell
-		g.mu.Unlock()
 	}
 }
 
-// flush writes everything. g.mu is held.
+// flush writes everything.
 func (g *gather) flush() error {
-	if len(g.lines) == 0 {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	g.lines, g.spare = g.spare[:0], g.lines
+	g.mu.Unlock()
+	if len(g.spare) == 0 {
 		return nil
 	}
-	_, err := g.to.Write(g.lines)
-	g.lines = g.lines[:0]
+	_, err := g.to.Write(g.spare)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -44,6 +45,8 @@ type Options struct {
 	TLS *Certificates
 	// Log gets one line per request. If nil, nothing is logged.
 	Log *slog.Logger
+	// Lines gets those lines in Log's place, as slog's JSONHandler writes them, each in one Write. If nil, Log gets them.
+	Lines io.Writer
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
 	// Shared says that the listener is from ListenShared: another edge may take over when this one shuts down, and no request
@@ -61,6 +64,7 @@ type Edge struct {
 	trusted      networks
 	certificates *Certificates
 	log          *slog.Logger
+	lines        io.Writer
 	metrics      *metrics
 	watch        *watch
 	buffers      buffers
@@ -87,7 +91,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, metrics: newMetrics(o.Registry), watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs

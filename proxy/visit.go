@@ -196,7 +196,7 @@ func (v *visit) close() {
 	}
 	e.metrics.count(&v.Visit, v.known, v.phase)
 	e.ring.add(&v.record)
-	v.log(e.log)
+	v.tell()
 	*v = visit{intake: v.intake.rest()}
 	e.visits.Put(v)
 }
@@ -219,6 +219,18 @@ func (v *visit) release() {
 		v.held = false
 		v.lease.Release(v.Outcome)
 	}
+}
+
+// tell has the log say how the request ended.
+func (v *visit) tell() {
+	e := v.edge
+	if e.lines == nil {
+		v.log(e.log)
+		return
+	}
+	b := e.buffers.get()
+	defer e.buffers.put(b)
+	_, _ = e.lines.Write(v.appendLine((*b)[:0])) // where that fails there is nobody to tell
 }
 
 func (v *visit) log(log *slog.Logger) {
