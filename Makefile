@@ -24,7 +24,7 @@ nested = $(shell find . -mindepth 2 -name node_modules -prune -o -mindepth 2 -na
 
 .PHONY: help
 help: ## Say what there is to make
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
 run: ## Four simulated models on two simulated GPUs; prints a curl line to paste
@@ -98,6 +98,10 @@ bench-leave: ## How soon a model server sees that a client left, while 5,000 str
 .PHONY: soak-edge
 soak-edge: ## Everything at once for a minute (ARGS="-for 20m"): no answer goes astray, nothing is left
 	@go run ./loadtest/soakedge $(ARGS)
+
+.PHONY: bench-routing
+bench-routing: ## Time to the first token by how backends are picked, on recorded requests in virtual time
+	@go run ./loadtest/benchrouting $(ARGS)
 
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments

@@ -17,29 +17,30 @@ import (
 // layout is every package, and what it may import of ours: config ← probe ← router ← warmpool ← main. "." is main.
 func layout() map[string][]string {
 	return map[string][]string{
-		"config":               {},
-		"probe":                {"config", "probe/proc"},
-		"probe/proc":           {},
-		"probe/engine":         {"config", "probe"},
-		"probe/nvml":           {"config", "probe", "probe/proc"},
-		"router":               {"config", "probe"},
-		"router/consul":        {"config", "router"},
-		"warmpool":             {"config", "probe", "router"},
-		"warmpool/launch":      {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
-		"warmpool/agent":       {"config", "probe", "router"},
-		"proxy":                {"config", "probe", "router"}, // never warmpool: an edge owns no lives
-		"proxy/admin":          {"config", "probe", "router", "proxy"},
-		"loadtest/modelsim":    {}, // it knows nothing of us, as no model server does
-		"loadtest/grpcsim":     {},
-		"loadtest/grpcsim/cmd": {"loadtest/grpcsim"},
-		"loadtest/realconsul":  {},
-		"loadtest/edge":        {}, // it sees pilotlight from outside
-		"loadtest/benchwake":   {"loadtest/edge"},
-		"loadtest/benchleave":  {"loadtest/edge"},
-		"loadtest/benchproxy":  {"loadtest/edge"},
-		"loadtest/soakedge":    {"loadtest/edge"},
-		"deploy/tinymodel":     {},
-		"deploy/tinymodel/cmd": {"deploy/tinymodel"},
+		"config":                {},
+		"probe":                 {"config", "probe/proc"},
+		"probe/proc":            {},
+		"probe/engine":          {"config", "probe"},
+		"probe/nvml":            {"config", "probe", "probe/proc"},
+		"router":                {"config", "probe"},
+		"router/consul":         {"config", "router"},
+		"warmpool":              {"config", "probe", "router"},
+		"warmpool/launch":       {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
+		"warmpool/agent":        {"config", "probe", "router"},
+		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
+		"proxy/admin":           {"config", "probe", "router", "proxy"},
+		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
+		"loadtest/grpcsim":      {},
+		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
+		"loadtest/realconsul":   {},
+		"loadtest/edge":         {}, // it sees pilotlight from outside
+		"loadtest/benchwake":    {"loadtest/edge"},
+		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim"},
+		"loadtest/benchleave":   {"loadtest/edge"},
+		"loadtest/benchproxy":   {"loadtest/edge"},
+		"loadtest/soakedge":     {"loadtest/edge"},
+		"deploy/tinymodel":      {},
+		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
 			"config", "probe", "probe/engine", "probe/nvml", "router", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest/modelsim",

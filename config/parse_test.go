@@ -132,7 +132,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 				GPUs: 1, Slots: 8, ConnectTime: Duration(5 * time.Second), Stall: Duration(2 * time.Minute),
 			}},
 			Line:      Line{Requests: 1000, Bytes: 256 * MiB, MaxWait: Duration(5 * time.Minute)},
-			Routing:   Routing{Policy: Scored, Weights: Weights{1, 1, 0.5, 1, 0.1, 1, 0.5}, ReadingAge: Duration(2 * time.Second)},
+			Routing:   Routing{Policy: Scored, Weights: Weights{1, 1, 0.5, 0.5, 1, 0.1, 1, 0.5}, ReadingAge: Duration(2 * time.Second)},
 			Answer:    Answer{FirstByte: Duration(10 * time.Minute), BetweenBytes: Duration(5 * time.Minute), Total: Duration(24 * time.Hour), Upgraded: Duration(time.Hour)},
 			Heartbeat: Duration(10 * time.Second), NoHeartbeat: []string{"okhttp/"}, IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
 		}},

@@ -18,8 +18,8 @@ type Routing struct {
 	ReadingAge Duration `yaml:"reading_age"`
 }
 
-// Weights are what the factors of a backend's score count: 0 is not at all. The lowest score is picked; it is
-// (load + queue + cache) × (1 + gpu) + memory + failures − prefix, each times its weight.
+// Weights are what the factors of a backend's score count: 0 is not at all. The lowest score is picked. It is
+// (1 + load + queue + cache + prompts) × (1 + gpu) + memory + failures − prefix, each times its weight; the 1 is the request's own work.
 type Weights struct {
 	// Load is the share of the slots that would be taken, by whomever. Default 1.
 	Load Weight `yaml:"load"`
@@ -27,6 +27,9 @@ type Weights struct {
 	Queue Weight `yaml:"queue"`
 	// Cache is the share of the KV cache in use. Default 0.5.
 	Cache Weight `yaml:"cache"`
+	// Prompts is how many streams have been sent there and not begun to be answered: their prompts are read before, or together
+	// with, the next one. Default 0.5.
+	Prompts Weight `yaml:"prompts"`
 	// GPU is how much longer everything takes because others use the same GPU: 1 for twice as long. Default 1.
 	GPU Weight `yaml:"gpu"`
 	// Memory is the share of its fullest GPU's memory that is in use. Default 0.1.
@@ -63,7 +66,7 @@ func (p *RoutingPolicy) UnmarshalText(text []byte) error {
 func DefaultRouting() Routing {
 	return Routing{
 		Policy:     Scored,
-		Weights:    Weights{Load: 1, Queue: 1, Cache: 0.5, GPU: 1, Memory: 0.1, Failures: 1, Prefix: 0.5},
+		Weights:    Weights{Load: 1, Queue: 1, Cache: 0.5, Prompts: 0.5, GPU: 1, Memory: 0.1, Failures: 1, Prefix: 0.5},
 		ReadingAge: Duration(2 * time.Second),
 	}
 }

@@ -305,6 +305,9 @@ func (v *visit) stream(p *passage, a *answer, n int) error {
 // pass sends dst, which is in b, and what has been read of the answer behind it.
 func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
 	data, used, err := p.body.take(p.u.bytes())
+	if len(data) > 0 {
+		v.lease.Began()
+	}
 	dst = p.framing.append(dst, data)
 	if p.body.done && p.framing == framed {
 		dst = appendEnd(dst, p.body.trailer)

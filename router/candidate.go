@@ -12,6 +12,7 @@ type Candidate struct {
 	*Backend
 	InFlight int   // leases given and not yet released
 	Granted  Grant // Shared only
+	Opening  int   // of them, streams of which nothing has come yet: their prompts are read now, or wait for that
 	Reading  probe.Reading
 	Others   int // requests in its engine that are not ours, as of Reading
 	Strain   Strain

@@ -75,7 +75,7 @@ func (f *fleetOf) breaks(id string, times int) {
 	l := f.line()
 	for range times {
 		l.mu.Lock()
-		lease := l.lease(l.candidate(id), Why{}, time.Now())
+		lease := l.lease(l.candidate(id), &Request{}, Why{}, time.Now())
 		l.mu.Unlock()
 		lease.Release(Broken)
 	}

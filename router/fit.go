@@ -27,6 +27,14 @@ func setOf(indices []int) (s gpuSet) {
 	return s
 }
 
+// indices are those of the set, in order.
+func (s gpuSet) indices() (all []int) {
+	for ; s != 0; s &= s - 1 {
+		all = append(all, bits.TrailingZeros64(uint64(s)))
+	}
+	return all
+}
+
 func (s gpuSet) has(i int) bool { return s>>i&1 != 0 }
 
 // maxMembers is how many members a gpuSet can have.

@@ -16,14 +16,35 @@ type Lease struct {
 	line      *line
 	candidate *Candidate
 	at        time.Time
+	opening   bool // it counts as such
 }
 
 // lease takes a slot of c. l.mu is held.
-func (l *line) lease(c *Candidate, why Why, now time.Time) Lease {
+func (l *line) lease(c *Candidate, req *Request, why Why, now time.Time) Lease {
 	c.InFlight++
+	if req.Stream {
+		c.Opening++
+	}
 	c.last = now
 	l.retries.earned++
-	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now}
+	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now, opening: req.Stream}
+}
+
+// Began says that the answer has begun. It may be called more than once.
+func (s *Lease) Began() {
+	if s.opening {
+		s.line.mu.Lock()
+		s.began()
+		s.line.mu.Unlock()
+	}
+}
+
+// began is Began. The line's mu is held.
+func (s *Lease) began() {
+	if s.opening {
+		s.opening = false
+		s.candidate.Opening--
+	}
 }
 
 // Release gives the slot back and says how the request ended. It must be called exactly once.
@@ -32,6 +53,7 @@ func (s *Lease) Release(o Outcome) {
 	l, c := s.line, s.candidate
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.began()
 	switch o {
 	case OK:
 		c.Broke = 0

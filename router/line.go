@@ -55,7 +55,7 @@ func (l *line) try(req Request) (Lease, error) {
 	if c == nil {
 		return Lease{}, ErrWait
 	}
-	return l.lease(c, why, now), nil
+	return l.lease(c, &req, why, now), nil
 }
 
 // acquire waits for a slot. It leaves the line as soon as ctx ends.
@@ -171,6 +171,7 @@ func (l *line) quit(w *waiter, why error) (Lease, error) {
 	select {
 	case a := <-w.done: // answered while it was leaving
 		if a.err == nil {
+			a.lease.began()
 			l.free(a.lease.candidate, time.Now())
 		}
 	default:
@@ -208,7 +209,7 @@ func (l *line) serve(now time.Time) {
 		}
 		l.waiters.serve(w)
 		l.drop(w)
-		lease := l.lease(c, why, now)
+		lease := l.lease(c, &w.req, why, now)
 		lease.Waited, lease.Cold = now.Sub(w.since), w.cold
 		w.done <- answer{lease: lease}
 	}

@@ -27,6 +27,7 @@ type Factors struct {
 	Load     float64 `json:"load"`
 	Queue    float64 `json:"queue"`
 	Cache    float64 `json:"cache"`
+	Prompts  float64 `json:"prompts"`
 	GPU      float64 `json:"gpu"`
 	Memory   float64 `json:"memory"`
 	Failures float64 `json:"failures"`
@@ -37,7 +38,7 @@ type Factors struct {
 // that were tried before even later, but they come. Among equals in that the model's policy decides; equal scores go to the
 // first, so that the others can idle and sleep. It gives nil where no slot is free.
 func Pick(candidates []*Candidate, now time.Time, ask Ask) (*Candidate, Why) {
-	f := field{of: candidates, now: now, ask: &ask, from: now.Add(-ask.Routing.ReadingAge.Std()).UnixNano(), standing: out}
+	f := newField(candidates, now, &ask)
 	if ask.Routing.Policy == config.Scored {
 		return f.best()
 	}
@@ -72,6 +73,11 @@ type field struct {
 	n        int // that have it
 	busy     int // requests in flight on them
 	slots    int // that they have
+}
+
+// newField is a field of nobody yet.
+func newField(candidates []*Candidate, now time.Time, ask *Ask) field {
+	return field{of: candidates, now: now, ask: ask, from: now.Add(-ask.Routing.ReadingAge.Std()).UnixNano(), standing: out}
 }
 
 // standing is what comes before any score.
@@ -183,7 +189,7 @@ func (f *field) score(c *Candidate, s *Factors) {
 			s.Cache = c.Reading.KVCache
 		}
 	}
-	s.Load = float64(busy) * share
+	s.Load, s.Prompts = float64(busy)*share, float64(c.Opening)
 	if f.isFresh(&c.Strain.At) {
 		s.GPU, s.Memory = c.Strain.Slow, c.Strain.Used
 	}
@@ -194,10 +200,10 @@ func (f *field) score(c *Candidate, s *Factors) {
 	}
 }
 
-// of is the score with these weights: how long the request would take, in terms of an idle backend's slots, and what else
-// speaks against it.
+// of is the score with these weights: how long the request would take, in terms of what it takes on an idle backend, and what else
+// speaks for or against it.
 func (s *Factors) of(w *config.Weights) float64 {
-	return (s.Load*float64(w.Load)+s.Queue*float64(w.Queue)+s.Cache*float64(w.Cache))*(1+s.GPU*float64(w.GPU)) +
+	return (1+s.Load*float64(w.Load)+s.Queue*float64(w.Queue)+s.Cache*float64(w.Cache)+s.Prompts*float64(w.Prompts))*(1+s.GPU*float64(w.GPU)) +
 		s.Memory*float64(w.Memory) + s.Failures*float64(w.Failures) - s.Prefix*float64(w.Prefix)
 }
 

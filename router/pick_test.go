@@ -55,21 +55,22 @@ func TestWhatEachFactorDoes(t *testing.T) {
 	for name, c := range map[string]struct {
 		worse, better func(*Candidate)
 	}{
-		"requests of ours": {func(c *Candidate) { c.InFlight = 1 }, nil},
-		"and of others":    {func(c *Candidate) { c.Reading, c.Others = probe.Reading{At: now}, 1 }, nil},
-		"fewer slots":      {func(c *Candidate) { c.Slots = 7 }, nil},
-		"a queue":          {func(c *Candidate) { c.Reading = probe.Reading{At: now, Waiting: 1} }, nil},
-		"a full cache":     {func(c *Candidate) { c.Reading = probe.Reading{At: now, KVCache: 0.5} }, nil},
-		"a tenant":         {func(c *Candidate) { c.Strain = Strain{At: now, Slow: 1} }, nil},
-		"a hot GPU":        {func(c *Candidate) { c.Strain = Strain{At: now, Slow: 0.5} }, nil},
-		"little memory":    {func(c *Candidate) { c.Strain = Strain{At: now, Used: 0.9} }, nil},
-		"a failure":        {func(c *Candidate) { c.Broke, c.LastBad = 1, now.Add(-time.Second) }, nil},
-		"a sick GPU":       {func(c *Candidate) { c.Strain = Strain{At: now, Bad: true} }, nil},
-		"a known prefix":   {nil, func(c *Candidate) { *c = *near }},
-		"a slow tenant is worth a request": {
-			func(c *Candidate) { c.Strain = Strain{At: now, Slow: 1.5} }, func(c *Candidate) { c.InFlight = 1 },
+		"requests of ours":      {func(c *Candidate) { c.InFlight = 1 }, nil},
+		"and of others":         {func(c *Candidate) { c.Reading, c.Others = probe.Reading{At: now}, 1 }, nil},
+		"fewer slots":           {func(c *Candidate) { c.Slots = 7 }, nil},
+		"a queue":               {func(c *Candidate) { c.Reading = probe.Reading{At: now, Waiting: 1} }, nil},
+		"a full cache":          {func(c *Candidate) { c.Reading = probe.Reading{At: now, KVCache: 0.5} }, nil},
+		"a prompt that is read": {func(c *Candidate) { c.Opening = 1 }, nil},
+		"a tenant":              {func(c *Candidate) { c.Strain = Strain{At: now, Slow: 1} }, nil},
+		"a hot GPU":             {func(c *Candidate) { c.Strain = Strain{At: now, Slow: 0.5} }, nil},
+		"little memory":         {func(c *Candidate) { c.Strain = Strain{At: now, Used: 0.9} }, nil},
+		"a failure":             {func(c *Candidate) { c.Broke, c.LastBad = 1, now.Add(-time.Second) }, nil},
+		"a sick GPU":            {func(c *Candidate) { c.Strain = Strain{At: now, Bad: true} }, nil},
+		"a known prefix":        {nil, func(c *Candidate) { *c = *near }},
+		"a tenant is worth more than requests": {
+			func(c *Candidate) { c.Strain = Strain{At: now, Slow: 1.5} }, func(c *Candidate) { c.InFlight = 6 },
 		},
-		"a prefix is worth three of eight": {func(c *Candidate) { *c = *near; c.InFlight = 5 }, func(c *Candidate) { c.InFlight = 0 }},
+		"a prefix is worth less than half of the slots": {func(c *Candidate) { *c = *near; c.InFlight = 5 }, func(c *Candidate) { c.InFlight = 0 }},
 	} {
 		a, b := candidate("a", Ready, 0, 8), near
 		*b = *candidate("b", Ready, 0, 8)

@@ -13,6 +13,7 @@ type Request struct {
 	Not   Tried
 
 	Prefix Prefix // of its prompt; zero where nothing is known of it
+	Stream bool   // its answer begins when its prompt has been read, and Lease.Began is told
 
 	Overflow bool     // it may go to its model's other upstream, where there is one
 	Tenant   string   // who asks: within a priority tenants take turns; empty is one like the others

@@ -59,6 +59,7 @@ func Handler(o Options) http.Handler {
 	mux.HandleFunc("GET /debug/{$}", home)
 	mux.HandleFunc("GET /debug/config", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Config()) })
 	mux.HandleFunc("GET /debug/visits", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Visits()) })
+	mux.HandleFunc("GET /debug/route", o.route)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
@@ -86,6 +87,20 @@ func (o Options) move(w http.ResponseWriter, r *http.Request, move func(context.
 	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began).String())
 	m, _ = o.Router.Model(m.Name)
 	reply(w, http.StatusOK, statusOf(o.Router, m))
+}
+
+// route says how the next request of a model would be decided.
+func (o Options) route(w http.ResponseWriter, r *http.Request) {
+	model := r.URL.Query().Get("model")
+	e, ok := o.Router.Explain(model)
+	switch {
+	case model == "":
+		reply(w, http.StatusBadRequest, problem{"which model? /debug/route?model=MODEL"})
+	case !ok:
+		reply(w, http.StatusNotFound, problem{fmt.Sprintf("no model is called %q", model)})
+	default:
+		reply(w, http.StatusOK, e)
+	}
 }
 
 // ready says whether the edge knows its fleet: every model has a backend that somebody keeps.
@@ -133,6 +148,7 @@ func home(w http.ResponseWriter, _ *http.Request) {
 <li><a href="/api/status">/api/status</a>: models, backends, lines
 <li><a href="/api/gpus">/api/gpus</a>: GPUs, who holds their memory, their health
 <li><a href="/debug/visits">/debug/visits</a>: the last requests
+<li>/debug/route?model=MODEL: how its next request would be decided
 <li><a href="/debug/config">/debug/config</a>: what is loaded
 <li><a href="/metrics">/metrics</a>
 <li><a href="/debug/pprof/">/debug/pprof/</a>

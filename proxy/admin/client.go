@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"pilotlight/router"
 )
 
 // ErrNobody says that nothing listens where a pilotlight was asked for.
@@ -30,6 +32,12 @@ func (c Client) GPUs(ctx context.Context) (GPUsStatus, error) {
 // Nodes asks for what the edge knows of the agents.
 func (c Client) Nodes(ctx context.Context, into any) error {
 	return c.ask(ctx, http.MethodGet, "/api/nodes", into)
+}
+
+// Route asks how the next request of a model would be decided.
+func (c Client) Route(ctx context.Context, model string) (router.Explanation, error) {
+	var e router.Explanation
+	return e, c.ask(ctx, http.MethodGet, "/debug/route?model="+url.QueryEscape(model), &e)
 }
 
 // Move wakes, sleeps or stops a model, and returns its status when that is done.
