@@ -72,7 +72,7 @@ func (c *client) askFor(ctx context.Context, nonce string) error {
 		over = c.http2
 	}
 	model := "steady"
-	if rand.IntN(20) == 0 {
+	if rand.IntN(60) == 0 {
 		model = "sleepy"
 	}
 	switch rand.IntN(10) {

@@ -102,6 +102,10 @@ func (s *soak) count(err error) {
 	}
 }
 
+// shortLife is how long a model server must have been up to be killed. One that dies sooner is left to rest by the edge, longer
+// each time, and in the end nothing would be answered.
+const shortLife = 12 * time.Second
+
 // kill ends one of the model servers that are up, as a crash does.
 func (s *soak) kill(ctx context.Context) {
 	status, err := s.status(ctx)
@@ -111,7 +115,7 @@ func (s *soak) kill(ctx context.Context) {
 	var up []int
 	for _, m := range status.Models {
 		for _, b := range m.Backends {
-			if b.PID > 0 && b.State == "ready" {
+			if b.PID > 0 && b.State == "ready" && time.Since(b.Since) > shortLife {
 				up = append(up, b.PID)
 			}
 		}
@@ -180,6 +184,7 @@ type status struct {
 		Line     struct{ Waiting int }
 		Backends []struct {
 			State    string
+			Since    time.Time
 			PID      int
 			InFlight int `json:"in_flight"`
 		}
