@@ -80,7 +80,8 @@ func TestAnUpgradeLosesNothing(t *testing.T) {
 }
 
 // load is clients that ask one after the other: some on a connection that they keep, some on a new one each time, some for
-// streams that take two seconds.
+// streams that take two seconds, and a third of each over HTTP/2. That tells clients which requests it has not taken, and they send those
+// again by themselves.
 type load struct {
 	done, failed atomic.Int64
 	first        atomic.Value // of error messages
@@ -91,16 +92,26 @@ func startLoad(t *testing.T, url string) *load {
 	l := &load{}
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	for i := range 12 {
-		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: i%2 == 0}, Timeout: patience}
+	var http2 http.Protocols
+	http2.SetUnencryptedHTTP2(true)
+	for i := range 18 {
+		transport := &http.Transport{DisableKeepAlives: i%2 == 0}
+		if i%3 == 0 {
+			transport.Protocols = &http2
+		}
+		client := &http.Client{Transport: transport, Timeout: patience}
 		body := `{"model":"m"}`
-		if i >= 8 {
+		if i >= 12 {
 			body = `{"model":"m","stream":true}`
 		}
 		all.Go(func() {
 			defer client.CloseIdleConnections()
 			for ctx.Err() == nil {
-				if err := ask(client, url, body); err != nil {
+				var reader io.Reader = strings.NewReader(body)
+				if transport.Protocols == nil {
+					reader = struct{ io.Reader }{reader} // cannot be read twice, so that the client does not try again by itself
+				}
+				if err := ask(client, url, reader); err != nil {
 					l.failed.Add(1)
 					l.first.CompareAndSwap(nil, err.Error())
 				}
@@ -113,9 +124,9 @@ func startLoad(t *testing.T, url string) *load {
 	return l
 }
 
-// ask wants a whole answer. The body cannot be read twice, so that the client does not try again by itself.
-func ask(client *http.Client, url, body string) error {
-	resp, err := client.Post(url, "application/json", struct{ io.Reader }{strings.NewReader(body)})
+// ask wants a whole answer.
+func ask(client *http.Client, url string, body io.Reader) error {
+	resp, err := client.Post(url, "application/json", body)
 	if err != nil {
 		return err
 	}

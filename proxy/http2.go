@@ -23,6 +23,7 @@ type http2 struct {
 	server *http.Server
 	ln     *listener
 	conns  chan net.Conn // on their way to server
+	ended  chan struct{} // closed once it takes no more
 	all    sync.WaitGroup
 }
 
@@ -37,7 +38,7 @@ const (
 )
 
 func newHTTP2(e *Edge, ln *listener) *http2 {
-	h := &http2{edge: e, ln: ln, conns: make(chan net.Conn)}
+	h := &http2{edge: e, ln: ln, conns: make(chan net.Conn), ended: make(chan struct{})}
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true) // TLS is ours
 	h.server = &http.Server{
@@ -72,13 +73,20 @@ func (h *http2) serve(c *conn) {
 	select {
 	case h.conns <- hc:
 		<-hc.closed
-	case <-h.ln.stopped:
+	case <-h.ended:
 	}
 }
 
-// stop has clients told to ask no more on their connections, and closes those that idle.
+// stop has clients told to ask no more on their connections, and closes those that idle. Where another edge takes over,
+// those that have just connected are served first.
 func (h *http2) stop() {
-	h.all.Go(func() { h.server.Shutdown(context.Background()) }) // ends with the last connection, which drain sees to
+	h.all.Go(func() {
+		if h.ln.shared {
+			time.Sleep(courtesy)
+		}
+		close(h.ended)
+		h.server.Shutdown(context.Background()) // ends with the last connection, which drain sees to
+	})
 }
 
 // close ends what is left.
@@ -155,7 +163,7 @@ func (h handOver) Accept() (net.Conn, error) {
 	select {
 	case c := <-h.conns:
 		return c, nil
-	case <-h.ln.stopped:
+	case <-h.ended:
 		return nil, io.EOF
 	}
 }
