@@ -37,6 +37,9 @@ const (
 	connWindow   = 4<<20 - 1
 )
 
+// frameSize is how much a client may send at once. Each connection has a buffer that is as large as the largest frame that came on it.
+const frameSize = 16 << 10
+
 func newHTTP2(e *Edge, ln *listener) *http2 {
 	h := &http2{edge: e, ln: ln, conns: make(chan net.Conn), ended: make(chan struct{})}
 	var protocols http.Protocols
@@ -48,7 +51,7 @@ func newHTTP2(e *Edge, ln *listener) *http2 {
 		MaxHeaderBytes: 2 * int(ln.limits.Header), // what is beyond the limit itself is refused by us
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: pingTime, WriteByteTimeout: ln.limits.WriteTime.Std(),
-			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connWindow,
+			MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connWindow, MaxReadFrameSize: frameSize,
 		},
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c.(*http2Conn).conn)
