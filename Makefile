@@ -103,6 +103,10 @@ soak-edge: ## Everything at once for a minute (ARGS="-for 20m"): no answer goes 
 bench-routing: ## Time to the first token by how backends are picked, on recorded requests in virtual time
 	@go run ./loadtest/benchrouting $(ARGS)
 
+.PHONY: bench-consul
+bench-consul: bin/consul ## What discovery costs an edge: 5,000 backends of 500 models on 200 nodes, in a real Consul
+	@go run ./loadtest/benchconsul $(ARGS)
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"pilotlight/config"
@@ -94,12 +96,17 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 		Node: node, Version: version(), Models: models, Keeper: func() agent.Keeper { return keeper },
 		Look: look, File: filepath.Join(s.cfg.Node.StateDir, "edges.json"), Log: s.log,
 	})
-	keeper = warmpool.New(node, models, hub, launchers(s), learned, s.log)
+	registry := prometheus.NewRegistry()
+	mirror, err := s.mirror(hub, edges.Addr().String(), registry)
+	if err != nil {
+		return err
+	}
+	keeper = warmpool.New(node, models, mirror, launchers(s), learned, s.log)
 	server, err := agent.NewServer(hub, &link)
 	if err != nil {
 		return err
 	}
-	desk := &http.Server{Handler: agentDesk(hub), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+	desk := &http.Server{Handler: agentDesk(hub, mirror, registry), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
 
 	keeping, stopKeeper := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeper()
@@ -116,6 +123,7 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 		return keeper.Run(keeping)
 	})
 	g.Go(func() error { return hub.Run(linking) })
+	g.Go(func() error { return mirror.run(ctx) })
 	g.Go(func() error {
 		if err := server.Serve(edges); err != nil {
 			return fmt.Errorf("serve the link's port: %w", err)
@@ -168,8 +176,13 @@ func look(ctx context.Context, servedAs string, b config.Backend, addr string) p
 }
 
 // agentDesk answers the admin port of an agent.
-func agentDesk(hub *agent.Hub) http.Handler {
+func agentDesk(hub *agent.Hub, m *mirror, registry *prometheus.Registry) http.Handler {
 	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.HandleFunc("GET /api/consul", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(m.status()) // the client went away
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /api/edges", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

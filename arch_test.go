@@ -28,11 +28,12 @@ func layout() map[string][]string {
 		"warmpool/launch":       {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"warmpool/agent":        {"config", "probe", "router"},
 		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
-		"proxy/admin":           {"config", "probe", "router", "proxy"},
+		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
 		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":      {},
 		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
 		"loadtest/realconsul":   {},
+		"loadtest/benchconsul":  {"config", "router", "router/consul", "loadtest/realconsul"},
 		"loadtest/edge":         {}, // it sees pilotlight from outside
 		"loadtest/benchwake":    {"loadtest/edge"},
 		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim"},
@@ -42,7 +43,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":      {},
 		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
-			"config", "probe", "probe/engine", "probe/nvml", "router", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
+			"config", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest/modelsim",
 		},
 	}

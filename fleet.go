@@ -13,6 +13,7 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/router"
+	"pilotlight/router/consul"
 	"pilotlight/warmpool"
 	"pilotlight/warmpool/agent"
 )
@@ -23,13 +24,18 @@ type fleet struct {
 	*router.Router
 	log *slog.Logger
 
-	mu    sync.Mutex // guards what follows, and serialises changes of the router's models
-	file  map[string]config.Model
-	nodes map[string]map[string]config.Model // by node; those of agents that are gone too: a model stays known
+	mu     sync.Mutex // guards what follows, and serialises changes of the router's models
+	file   map[string]config.Model
+	nodes  map[string]map[string]config.Model  // by node; those of agents that are gone too: a model stays known
+	live   map[string]config.Model             // from Consul's KV
+	served map[string]config.Model             // that some registration names, or has named, and nobody says more of
+	said   map[string]agent.Node               // what agents, and our own keeper, last said of their nodes
+	found  *consul.Catalogue                   // what Consul says
+	wakes  map[string]map[string]time.Duration // how long wakes took before we started, by backend and tier
 }
 
 func newFleet(r *router.Router, file map[string]config.Model, log *slog.Logger) *fleet {
-	return &fleet{Router: r, log: log, file: file, nodes: map[string]map[string]config.Model{}}
+	return &fleet{Router: r, log: log, file: file, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
 }
 
 // Update takes over the models of a new file.
@@ -37,7 +43,12 @@ func (f *fleet) Update(file map[string]config.Model) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.file = file
-	f.Router.Update(merge(f.file, f.nodes, f.log))
+	f.update()
+}
+
+// update hands the models to the router. f.mu is held.
+func (f *fleet) update() {
+	f.Router.Update(merge(f.file, f.nodes, f.live, f.served, f.log))
 }
 
 // Observe takes over what an agent says of its node.
@@ -46,14 +57,15 @@ func (f *fleet) Observe(n agent.Node) {
 	defer f.mu.Unlock()
 	if was, ok := f.nodes[n.Name]; !ok || !reflect.DeepEqual(was, n.Models) {
 		f.nodes[n.Name] = n.Models
-		f.Router.Update(merge(f.file, f.nodes, f.log))
+		f.update()
 	}
-	f.Router.Observe(n.Node)
+	f.said[n.Name] = n
+	f.show(n.Name)
 }
 
-// merge puts models together. What the edge's own file says of a model counts, else what the first node says that has it, by name. A
-// model's backends are those of all. An alias that somebody else has is left out.
-func merge(file map[string]config.Model, nodes map[string]map[string]config.Model, log *slog.Logger) map[string]config.Model {
+// merge puts models together. What Consul's KV says of a model counts, else the edge's own file, else what the first node says that has
+// it, by name, else that it is served. A model's backends are those of all. An alias that somebody else has is left out.
+func merge(file map[string]config.Model, nodes map[string]map[string]config.Model, live, served map[string]config.Model, log *slog.Logger) map[string]config.Model {
 	all := maps.Clone(file)
 	if all == nil {
 		all = map[string]config.Model{}
@@ -67,6 +79,15 @@ func merge(file map[string]config.Model, nodes map[string]map[string]config.Mode
 			}
 			known.Backends = slices.Concat(known.Backends, m.Backends)
 			all[name] = known
+		}
+	}
+	for name, m := range live {
+		m.Backends = all[name].Backends
+		all[name] = m
+	}
+	for name, m := range served {
+		if _, known := all[name]; !known {
+			all[name] = m
 		}
 	}
 	taken := map[string]string{}
@@ -93,6 +114,20 @@ type lives struct {
 	fleet  *fleet
 	keeper *warmpool.Keeper // nil: there are none
 	links  *agent.Links     // nil: likewise
+	named  []string         // agents that the file names; fleet.mu guards it
+}
+
+// agents are those of the file, and those that Consul knows.
+func (l *lives) agents() []string {
+	l.fleet.mu.Lock()
+	defer l.fleet.mu.Unlock()
+	all := slices.Clone(l.named)
+	for _, a := range l.fleet.found.Agents {
+		if a.Link != "" {
+			all = append(all, a.Link)
+		}
+	}
+	return all
 }
 
 func (l *lives) Wake(ctx context.Context, backend string) error {
@@ -158,7 +193,10 @@ func (l *lives) update(next *config.Config) error {
 		l.keeper.Update(next.Models)
 	}
 	if l.links != nil {
-		l.links.Set(next.Agents)
+		l.fleet.mu.Lock()
+		l.named = next.Agents
+		l.fleet.mu.Unlock()
+		l.links.Set(l.agents())
 		l.links.Show()
 	}
 	return nil

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +16,7 @@ import (
 	"pilotlight/config"
 	"pilotlight/proxy/admin"
 	"pilotlight/router"
+	"pilotlight/router/consul"
 	"pilotlight/warmpool/agent"
 )
 
@@ -54,14 +57,42 @@ func (c statusCmd) Run(ctx context.Context) error {
 		if c.Watch > 0 && !c.JSON {
 			fmt.Print("\033[H\033[2J")
 		}
-		if err := c.show(s, s.Models...); err != nil || c.Watch == 0 {
+		if err := c.show(s, s.Models...); err != nil {
 			return err
+		}
+		if !c.JSON {
+			showConsul(s.Consul)
+		}
+		if c.Watch == 0 {
+			return nil
 		}
 		select {
 		case <-time.After(c.Watch):
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// showConsul prints what is known of Consul, below a table.
+func showConsul(s *consul.Status) {
+	if s == nil {
+		return
+	}
+	fmt.Printf("\nConsul at %s knows %d agents, %d edges, %d backends", s.Address, s.Agents, s.Edges, s.Backends)
+	for _, lock := range slices.Sorted(maps.Keys(s.Locks)) {
+		fmt.Printf("; %s: %s", lock, s.Locks[lock])
+	}
+	fmt.Println()
+	if !s.Answers {
+		heard := "never"
+		if !s.Contact.IsZero() {
+			heard = "last " + time.Since(s.Contact).Round(time.Second).String() + " ago"
+		}
+		fmt.Printf("  it does not answer (%s); what it last said stands: %s\n", heard, s.Failure)
+	}
+	for _, problem := range s.Problems {
+		fmt.Println("  " + strings.ReplaceAll(problem, "\n", "\n  "))
 	}
 }
 

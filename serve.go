@@ -138,24 +138,30 @@ func serve(ctx context.Context, s site) error {
 	lines := router.New(s.cfg.Models, pool, s.log)
 	lines.Held = s.cfg.Limits.Held
 	pool.fleet = newFleet(lines, s.cfg.Models, s.log)
-	known := &observed{Router: lines, once: make(chan struct{})}
+	known := &observed{fleet: pool.fleet, once: make(chan struct{})}
 	if own {
 		pool.keeper = warmpool.New(eyes.discover(ctx, s.cfg.Node), s.cfg.Models, known, launchers(s), learned, s.log)
 	}
-	if len(s.cfg.Agents) > 0 {
+	var found *discovery
+	if !s.cfg.Alone() {
 		self, err := s.identity(data.Addr())
 		if err != nil {
 			return err
 		}
-		pool.links = agent.NewLinks(self, pool.fleet, agent.Dialer(s.cfg.Link), s.log)
+		pool.links, pool.named = agent.NewLinks(self, pool.fleet, agent.Dialer(s.cfg.Link), s.log), s.cfg.Agents
 		pool.links.Set(s.cfg.Agents)
 		lines.Stir = pool.links.Stir
+		if s.cfg.Consul != nil {
+			if found, err = s.discover(self.Name, pool, registry); err != nil {
+				return err
+			}
+		}
 	}
 	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
-			Nodes: func() any { return pool.Nodes() }, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
+			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -173,6 +179,9 @@ func serve(ctx context.Context, s site) error {
 	if pool.links != nil {
 		g.Go(func() error { return pool.links.Run(keeping) })
 	}
+	if found != nil {
+		g.Go(func() error { return found.run(ctx) })
+	}
 	g.Go(func() error {
 		defer stopKeeper() // the pool outlives the last stream,
 		defer desk.Close() // and so does the admin port
@@ -183,6 +192,7 @@ func serve(ctx context.Context, s site) error {
 			context.AfterFunc(ctx, func() { lines.Close(); close(closed) }) // whoever waits in line is told to ask elsewhere
 			defer func() { <-closed }()
 		}
+		found.await(ctx)
 		pool.await(ctx, known.once) // or else the first to come would hear that there is nothing
 		return edge.Serve(ctx, data, s.cfg.DrainLimit.Std())
 	})
@@ -215,7 +225,7 @@ func hasBackends(cfg *config.Config) bool {
 			return true
 		}
 	}
-	return len(cfg.Agents) == 0
+	return cfg.Alone()
 }
 
 // identity is who this edge is to agents. While one process has a state directory no other does, so that a process which has
@@ -236,16 +246,16 @@ func (s site) identity(data net.Addr) (agent.Edge, error) {
 	}, nil
 }
 
-// observed is a router that says when it has first heard of the backends.
+// observed is a fleet that hears of our own backends, and says when it first has.
 type observed struct {
-	*router.Router
-	said sync.Once
-	once chan struct{}
+	*fleet
+	first sync.Once
+	once  chan struct{}
 }
 
 func (o *observed) Observe(n router.Node) {
-	o.Router.Observe(n)
-	o.said.Do(func() { close(o.once) })
+	o.own(n)
+	o.first.Do(func() { close(o.once) })
 }
 
 // listen opens the data port.

@@ -46,7 +46,11 @@ func (c *Consul) check(at *place) {
 	if watches := at.below("watches"); c.Watches == 0 && !watches.bad {
 		watches.problem("watches is 0; nothing that others registered would be seen")
 	}
-	for _, service := range at.below("services").pairs() {
+	services := at.get("services")
+	if services == nil {
+		return
+	}
+	for _, service := range services.pairs() {
 		for model := range strings.SplitSeq(c.Services[service.key.Value], ",") {
 			if wrong := checkName(strings.TrimSpace(model), maxName); wrong != "" {
 				service.problem("%s", wrong)

@@ -43,3 +43,11 @@ func TestWhatAModelAloneMayNotSay(t *testing.T) {
 		t.Errorf("a model without a name: %v", err)
 	}
 }
+
+func TestWithConsulAFileNeedsNoModels(t *testing.T) {
+	cfg := parse(t, "consul: {address: '127.0.0.1:9500'}")
+	if c := cfg.Consul; c.Address != "127.0.0.1:9500" || c.Prefix != "pilotlight" || c.Watches != 64 || len(cfg.Models) != 0 {
+		t.Errorf("got %+v", cfg)
+	}
+	parse(t, "consul: {}\nmodels: {llama: {min: 1}}")
+}

@@ -27,6 +27,7 @@ func (l *line) lease(c *Candidate, req *Request, why Why, now time.Time) Lease {
 	}
 	c.last = now
 	l.retries.earned++
+	l.granted++
 	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now, opening: req.Stream}
 }
 

@@ -27,6 +27,7 @@ type line struct {
 	retries    retries
 	turn       uint64
 	prefixes   *prefixes
+	granted    int64    // leases, since the start
 	closed     *Refusal // why nobody may wait any more
 	owed       bool     // wakes go on though nobody waits: requests for which they began went elsewhere
 }

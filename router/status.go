@@ -23,6 +23,17 @@ type Use struct {
 	Last     time.Time // when a request on the backend last ended, or began
 }
 
+// Granted is how many slots each model's requests were given since the start.
+func (r *Router) Granted() map[string]int64 {
+	all := map[string]int64{}
+	for _, m := range r.Fleet().Models {
+		m.line.mu.Lock()
+		all[m.Name] = m.line.granted
+		m.line.mu.Unlock()
+	}
+	return all
+}
+
 // Models lists every known model by name, whether or not a backend of it is up.
 func (r *Router) Models() []ModelStatus {
 	fleet := r.Fleet()

@@ -1,22 +1,17 @@
-# All that Pilotlight needs of Consul, under the prefix "pilotlight" and with the default names of services.
-# consul acl policy create -name pilotlight -rules @deploy/consul/policy.hcl
-
-# Discovery: any service may hold backends.
+# All that Pilotlight needs of Consul, with the prefix "pilotlight":
+#
+#   consul acl policy create -name pilotlight -rules @deploy/consul/policy.hcl
+#
+# Agents register backends under their models' names, or all under consul.service: write may be narrowed to those names,
+# "pilotlight-agent" and "pilotlight-edge". Edges that have no backends of their own write "pilotlight-edge" only. Any service may hold
+# backends, so all are read.
 service_prefix "" {
-  policy = "read"
+  policy = "write"
 }
+
+# What stands on a node counts with the services there.
 node_prefix "" {
   policy = "read"
-}
-
-# Edges and agents register themselves. Agents register their backends too, each under its model's name: allow those you have, or
-# set consul.service to one name and allow that, or give agents this on top:
-#   service_prefix "" { policy = "write" }
-service "pilotlight-edge" {
-  policy = "write"
-}
-service "pilotlight-agent" {
-  policy = "write"
 }
 
 # Live models are read, locks and history are written, and the keys of services are touched when these change.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"pilotlight/router"
+	"pilotlight/router/consul"
 )
 
 // Lives moves backends by hand: the keeper.
@@ -31,9 +32,10 @@ type Options struct {
 	Router   *router.Router
 	Lives    Lives
 	GPUs     func() GPUsStatus
-	Nodes    func() any // what is known of the agents
-	Visits   func() any // the last requests
-	Config   func() any // what is loaded, and how the last reload went
+	Nodes    func() any            // what is known of the agents
+	Consul   func() *consul.Status // what is known of Consul; nil: it is not used
+	Visits   func() any            // the last requests
+	Config   func() any            // what is loaded, and how the last reload went
 	Registry *prometheus.Registry
 	Log      *slog.Logger
 }
@@ -42,7 +44,13 @@ type Options struct {
 // a loopback one, and requests that change something must not come from another origin.
 func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, StatusOf(o.Router)) })
+	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) {
+		status := StatusOf(o.Router)
+		if o.Consul != nil {
+			status.Consul = o.Consul()
+		}
+		reply(w, http.StatusOK, status)
+	})
 	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
 	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Nodes()) })
 	for verb, move := range map[string]func(context.Context, string) error{
@@ -103,10 +111,12 @@ func (o Options) route(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// ready says whether the edge knows its fleet: every model has a backend that somebody keeps.
+// ready says whether the edge knows its fleet: every model has a backend that somebody keeps. With Consul a model is known for longer
+// than its backends.
 func (o Options) ready(w http.ResponseWriter, _ *http.Request) {
+	remembered := o.Consul != nil && o.Consul() != nil
 	for _, m := range o.Router.Fleet().Models {
-		if len(m.Backends) == 0 {
+		if len(m.Backends) == 0 && !remembered {
 			http.Error(w, "no backend of "+m.Name+" is known yet", http.StatusServiceUnavailable)
 			return
 		}

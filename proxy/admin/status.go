@@ -4,11 +4,13 @@ import (
 	"time"
 
 	"pilotlight/router"
+	"pilotlight/router/consul"
 )
 
 // Status is the fleet as the admin API and `pilotlight status` show it.
 type Status struct {
-	Models []ModelStatus `json:"models"`
+	Models []ModelStatus  `json:"models"`
+	Consul *consul.Status `json:"consul,omitempty"`
 }
 
 // ModelStatus is one model, its line and its backends.

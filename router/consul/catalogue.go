@@ -35,6 +35,15 @@ type Catalogue struct {
 	Changed []string             // the nodes whose backends differ from those of the catalogue before; all in the first
 }
 
+// Node is what the catalogue says of a node, for the router.
+func (c *Catalogue) Node(name string) router.Node {
+	n := router.Node{Name: name}
+	for _, b := range c.Nodes[name] {
+		n.Backends = append(n.Backends, b.Backend)
+	}
+	return n
+}
+
 // Agent owns the backends of one node.
 type Agent struct {
 	Node    string
@@ -59,7 +68,7 @@ type Edge struct {
 
 // Backend is one model server, and one model that it serves, as its registration and its checks say.
 type Backend struct {
-	router.Backend        // without WakeTime, Since and Reading, which Consul does not know
+	router.Backend        // without WakeTime, which Consul does not know; Since is when we saw it
 	ServedAs       string // the model's name for the model server; empty: the model's own
 	Agent          string // the node whose agent owns it; empty: nobody's
 	Wake           string // how it is woken; empty: it cannot be

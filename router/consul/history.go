@@ -215,5 +215,3 @@ func (c *Client) ForgetEdges(ctx context.Context) error {
 		return nil
 	})
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -20,7 +20,11 @@ func (w *watch) fetch(ctx context.Context, key serviceKey) {
 		return
 	}
 	s.fetching = true
-	index := s.index
+	index := uint64(0)
+	if s.touched {
+		index = s.index
+	}
+	s.touched = false
 	w.mu.Unlock()
 	w.look(ctx, key, s, index, hintWait)
 }
@@ -70,7 +74,7 @@ func (w *watch) look(ctx context.Context, key serviceKey, s *service, index uint
 		w.drop(key)
 	case s.foreign:
 		w.others.add(key, time.Now().Add(together))
-	case meta.LastIndex == index:
+	case meta.LastIndex == index: // its key was touched, for a change that is to come yet
 		w.near.add(key, jittered(lookSoon, lookSoon))
 	default:
 		w.near.add(key, jittered(lookAgain, lookAgain/4))
@@ -130,6 +134,14 @@ func (w *watch) replace(s *service, instance string, backends []Backend) {
 	was := s.instances[instance]
 	if same(was, backends) {
 		return
+	}
+	for i := range backends {
+		backends[i].Since = time.Now()
+		for j := range was {
+			if was[j].ID == backends[i].ID && was[j].State == backends[i].State {
+				backends[i].Since = was[j].Since
+			}
+		}
 	}
 	for _, all := range [][]Backend{was, backends} {
 		for i := range all {

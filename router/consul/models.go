@@ -2,9 +2,7 @@ package consul
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -104,58 +102,4 @@ func (p *policies) good() map[string]config.Model {
 		}
 	}
 	return models
-}
-
-// Known are the models that clients may ask for: those of the file, those of KV, whose policy goes before the file's, and those that some
-// backend serves or has served. The file's backends stay. A name that stands for two models is one only: a model's own name goes
-// before an alias, the file's alias before one in KV; the error says what was left out.
-func Known(file, kv map[string]config.Model, served map[string]string) (map[string]config.Model, error) {
-	known := maps.Clone(file)
-	if known == nil {
-		known = map[string]config.Model{}
-	}
-	for name, m := range kv {
-		m.Backends = file[name].Backends
-		known[name] = m
-	}
-	for name, as := range served {
-		if _, ok := known[name]; !ok {
-			m := config.DefaultModel(name)
-			if as != "" {
-				m.ServedAs = as
-			}
-			known[name] = m
-		}
-	}
-	return known, dropAliases(known, kv)
-}
-
-// dropAliases leaves out aliases that are taken.
-func dropAliases(known, kv map[string]config.Model) error {
-	var wrong []error
-	taken := map[string]string{}
-	for _, live := range []bool{false, true} {
-		for _, name := range sortedKeys(known) {
-			if _, ofKV := kv[name]; ofKV != live {
-				continue
-			}
-			m := known[name]
-			var free []string
-			for _, alias := range m.Aliases {
-				if _, model := known[alias]; model || taken[alias] != "" {
-					other := taken[alias]
-					if model {
-						other = alias
-					}
-					wrong = append(wrong, fmt.Errorf("the alias %q of %q is left out: %q has that name", alias, name, other))
-					continue
-				}
-				taken[alias] = name
-				free = append(free, alias)
-			}
-			m.Aliases = free
-			known[name] = m
-		}
-	}
-	return errors.Join(wrong...)
 }

@@ -52,18 +52,3 @@ func TestABadValueKeepsTheLastGoodOne(t *testing.T) {
 		t.Errorf("problems: %q", all)
 	}
 }
-
-func TestKnownModelsAreThoseOfAllSources(t *testing.T) {
-	file := map[string]config.Model{"a": {ServedAs: "a", Aliases: []string{"x"}, Backends: []config.Backend{{Name: "a-0"}}}, "b": {}}
-	kv := map[string]config.Model{"a": {ServedAs: "a", Min: 1, Aliases: []string{"x", "b"}}, "c": {Aliases: []string{"x"}}}
-	known, err := Known(file, kv, map[string]string{"a": "", "d": "org/d"})
-	if len(known) != 4 || known["a"].Min != 1 || len(known["a"].Backends) != 1 || known["d"].ServedAs != "org/d" || known["d"].Line.Requests != 1000 {
-		t.Errorf("got %+v", known)
-	}
-	if err == nil || !strings.Contains(err.Error(), `the alias "b" of "a" is left out`) || !strings.Contains(err.Error(), `the alias "x" of "c" is left out`) {
-		t.Errorf("got %v", err)
-	}
-	if len(file["a"].Aliases) != 1 || len(kv["c"].Aliases) != 1 {
-		t.Error("what was given was changed")
-	}
-}

@@ -32,6 +32,9 @@ func (c *Client) Status() Status {
 	}
 }
 
+// Received is how many bytes came from Consul so far, as they were on the wire, and how many requests were sent.
+func (c *Client) Received() (bytes, requests int64) { return c.bytes.Load(), c.asked.Load() }
+
 // sorted are the problems in a stable order. c.mu is held.
 func (c *Client) sorted() []string {
 	var all []string

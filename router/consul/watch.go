@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -16,12 +17,12 @@ import (
 const (
 	together  = 20 * time.Millisecond  // what changes within this time comes as one catalogue
 	changesIn = 100 * time.Millisecond // at most one look at the changed keys in this time
-	namesIn   = time.Second            // likewise at the names of services
+	namesIn   = 500 * time.Millisecond // likewise at the names of services
 	fetchers  = 16                     // services asked for at once
 	hintWait  = time.Second            // how long a service whose key was touched may take to change: the key may come first
 	turn      = 2 * time.Second        // of a service that others registered, where there are more of these than queries
 	lookSoon  = 15 * time.Second       // at a service that had not changed though its key was touched
-	lookAgain = 5 * time.Minute        // at a service whose key does not move, or that has no backends: nothing is believed for ever
+	lookAgain = 10 * time.Minute       // at a service whose key does not move, or that has no backends: nothing is believed for ever
 	settle    = time.Minute            // how long those who registered have to do so again, after Consul was away or lost its data
 )
 
@@ -34,6 +35,7 @@ type service struct {
 	instances map[string][]Backend // by Consul's node and service ID
 	listed    bool                 // it is among the names of services
 	foreign   bool                 // some of it was registered by nobody of ours, so no key is touched when it changes
+	touched   bool                 // its key was, since it was last asked for
 	fetching  bool
 	failures  int
 }
@@ -193,6 +195,7 @@ func (w *watch) queryChanges(dc string) query {
 				key := serviceKey{dc, strings.TrimPrefix(pair.Key, prefix)}
 				touched[key] = pair.ModifyIndex
 				if w.answers["changes "+dc] && w.touched[key] != pair.ModifyIndex && w.services[key] != nil {
+					w.services[key].touched = true
 					w.near.add(key, time.Now())
 				}
 			}
@@ -213,6 +216,7 @@ func (w *watch) queryAgents(dc string) query {
 			found := map[string]Agent{}
 			for _, e := range entries {
 				a := Agent{Node: e.Service.Meta[metaNode], Link: e.Service.Meta[metaLink], Version: e.Service.Meta[metaVersion], dc: dc}
+				a.Link = reachable(a.Link, e.Node.Address)
 				a.Alive, a.Reason = alive(e.Checks)
 				if a.Node != "" && (a.Alive || !found[a.Node].Alive) {
 					found[a.Node] = a
@@ -225,6 +229,15 @@ func (w *watch) queryAgents(dc string) query {
 		}, err
 	}
 	return q
+}
+
+// reachable is an address with a host: that of its node where it listens on all of them.
+func reachable(addr, node string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+		return net.JoinHostPort(node, port)
+	}
+	return addr
 }
 
 // takeAgents takes in all agents of a datacentre. The services of those that came back or went are asked for: nobody may have touched
