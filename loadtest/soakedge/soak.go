@@ -132,6 +132,10 @@ func (s *soak) reload() {
 	if n%2 == 0 {
 		text += strings.TrimPrefix(fmt.Sprintf(sometimes, s.self), "\n")
 	}
+	s.configure(text)
+}
+
+func (s *soak) configure(text string) {
 	if err := errors.Join(os.WriteFile(s.file+".new", []byte(text), 0o600), os.Rename(s.file+".new", s.file)); err != nil {
 		fmt.Println(err)
 	}
@@ -142,6 +146,7 @@ type state struct {
 	memory                  int64 // bytes
 	goroutines, descriptors int
 	busy                    int // requests, places in lines and slots
+	models, up              int // models, and their servers that are not stopped
 	reloaded                bool
 }
 
@@ -154,9 +159,13 @@ func (s *soak) state(ctx context.Context) (got state, err error) {
 		return got, err
 	}
 	for _, m := range status.Models {
+		got.models++
 		got.busy += m.Line.Waiting
 		for _, b := range m.Backends {
 			got.busy += b.InFlight
+			if b.State != "stopped" {
+				got.up++
+			}
 		}
 	}
 	return got, s.get(ctx, "/metrics", func(in *bufio.Scanner) error {
@@ -231,8 +240,10 @@ func (s *soak) report(ctx context.Context) {
 
 func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
-// quiet waits until nothing is in flight, and until no more is held than before, for so long as what idles is kept.
+// quiet waits until nothing is in flight and no model server is up, and until no more is held than before, for so long as what
+// idles is kept.
 func (s *soak) quiet(ctx context.Context, before *state) (*state, error) {
+	s.configure(fmt.Sprintf(configuration, s.self, 500))
 	const kept = 90 * time.Second
 	for end := time.Now().Add(kept); ; {
 		now, err := s.state(ctx)
@@ -240,13 +251,30 @@ func (s *soak) quiet(ctx context.Context, before *state) (*state, error) {
 			return nil, err
 		}
 		over := time.Now().After(end)
-		if now.busy == 0 && before != nil && now.goroutines <= before.goroutines && now.descriptors <= before.descriptors || over {
+		if now.busy == 0 && now.up == 0 && before != nil && now.goroutines <= before.goroutines && now.descriptors <= before.descriptors || over {
 			return &now, nil
+		}
+		if now.busy == 0 && now.up > 0 {
+			s.stopModels(ctx)
 		}
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// stopModels has the model servers stopped. What cannot be stopped just now can be a second later.
+func (s *soak) stopModels(ctx context.Context) {
+	for _, model := range []string{"steady", "sleepy"} {
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.edge.Admin+"/api/stop/"+model, http.NoBody)
+		if err != nil {
+			continue
+		}
+		r.Close = true
+		if resp, err := http.DefaultClient.Do(r); err == nil {
+			resp.Body.Close()
 		}
 	}
 }
@@ -261,6 +289,9 @@ func (s *soak) verdict(before, after *state) error {
 	}
 	if s.answered.Load() == 0 {
 		wrong = append(wrong, errors.New("nothing was answered"))
+	}
+	if after.up > 0 || after.models != before.models {
+		wrong = append(wrong, fmt.Errorf("%d model servers are up, of %d models", after.up, after.models))
 	}
 	if after.busy > 0 {
 		wrong = append(wrong, fmt.Errorf("%d requests or slots are left", after.busy))
