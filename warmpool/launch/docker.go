@@ -167,12 +167,12 @@ func (d *docker) addr(c container) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, published := range c.NetworkSettings.Ports[port+"/tcp"] {
-		host := published.HostIP
+	if published := c.NetworkSettings.Ports[port+"/tcp"]; len(published) > 0 {
+		host := published[0].HostIP
 		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 			host = d.host
 		}
-		return net.JoinHostPort(host, published.HostPort), nil
+		return net.JoinHostPort(host, published[0].HostPort), nil
 	}
 	if c.HostConfig.NetworkMode == "host" {
 		return net.JoinHostPort(d.host, port), nil
