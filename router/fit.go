@@ -93,6 +93,8 @@ type room struct {
 	gpu     int
 	free    config.Size
 	victims gpuSet // of the node's Evictable
+
+	sleepers gpuSet // of the victims: the others are stopped
 }
 
 // fit tries it in one way. The choice is the keeper's own: the fewest victims, those who go most gladly, and where nobody need
@@ -123,7 +125,8 @@ func (n *Node) fit(need need, self string, by leave) (Fit, bool) {
 	return Fit{}, false
 }
 
-// clear lets others leave a GPU until there is enough. It says whether there is.
+// clear lets others leave a GPU until there is enough, and then those stay after all who need not leave, the slowest first. It says
+// whether there is enough.
 func (n *Node) clear(r *room, each config.Size, self string, by leave) bool {
 	host := n.Host
 	for i := range min(len(n.Evictable), maxMembers) {
@@ -131,20 +134,50 @@ func (n *Node) clear(r *room, each config.Size, self string, by leave) bool {
 		if r.free >= each {
 			break
 		}
-		if e.Busy && !by.busy || e.Backend == self || !slices.Contains(e.GPUs, r.gpu) {
+		if e.Busy && !by.busy || e.Backend == self || e.Stopped == 0 && e.Host > max(host, 0) || !slices.Contains(e.GPUs, r.gpu) {
 			continue
 		}
-		frees := e.Stopped
-		if e.Frees > 0 && !(by.stop && e.Stopped > 0) && (e.Host <= host || e.Stopped == 0) {
-			frees = e.Frees
+		if e.sleeps(by, host) {
 			host -= e.Host
+			r.sleepers |= 1 << i
 		}
-		if frees > 0 {
+		if frees := r.frees(n, i); frees > 0 {
 			r.free += frees
 			r.victims |= 1 << i
 		}
 	}
-	return r.free >= each
+	if r.free < each {
+		return false
+	}
+	for {
+		spare := -1
+		for v := r.victims; v != 0; v &= v - 1 {
+			i := bits.TrailingZeros64(uint64(v))
+			if r.free-r.frees(n, i) >= each && (spare < 0 || n.Evictable[i].Takes > n.Evictable[spare].Takes) {
+				spare = i
+			}
+		}
+		if spare < 0 {
+			return true
+		}
+		r.free -= r.frees(n, spare)
+		r.victims &^= 1 << spare
+		r.sleepers &^= 1 << spare
+	}
+}
+
+// sleeps says whether a backend that leaves is put to sleep rather than stopped. One that can do
+// nothing but sleep does.
+func (e *Evictable) sleeps(by leave, host config.Size) bool {
+	return e.Frees > 0 && (e.Stopped == 0 || !by.stop && e.Host <= host)
+}
+
+// frees is what a GPU gains if one of the node's Evictable leaves it.
+func (r *room) frees(n *Node, i int) config.Size {
+	if r.sleepers.has(i) {
+		return n.Evictable[i].Frees
+	}
+	return n.Evictable[i].Stopped
 }
 
 // around takes the rooms in their order, beginning with one of them, that are near enough to each other.
@@ -163,10 +196,15 @@ func (n *Node) around(rooms []room, seed int, need need) (Fit, bool) {
 	if bits.OnesCount64(uint64(fit.GPUs)) < need.width {
 		return Fit{}, false
 	}
-	for i := range min(len(n.Evictable), maxMembers) {
-		if victims.has(i) {
-			fit.Victims++
-			fit.Takes = max(fit.Takes, max(0, n.Evictable[i].From.Sub(need.now))+n.Evictable[i].Takes)
+	host := n.Host
+	for v := victims; v != 0; v &= v - 1 {
+		e := &n.Evictable[bits.TrailingZeros64(uint64(v))]
+		fit.Victims++
+		fit.Takes = max(fit.Takes, max(0, e.From.Sub(need.now))+e.Takes)
+		if e.Stopped == 0 && e.Host > 0 { // the others are stopped where host memory is short, which frees no less
+			if host -= e.Host; host < 0 {
+				return Fit{}, false
+			}
 		}
 	}
 	return fit, true
