@@ -37,6 +37,8 @@ type conn struct {
 	gate     gate
 	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
 	fresh    bool          // nothing has been read
+	due      time.Time     // when the client must have sent what is waited for; zero: whenever
+	alarm    time.Time     // when reading fails: see patiently
 	readBy   time.Time     // in place of the next deadline that fasthttp sets; zero: there is none
 	requests int           // so far
 	last     bool          // there will be no other one
@@ -117,7 +119,7 @@ func (c *conn) greet() bool {
 		return false
 	}
 	for {
-		err := c.noted(c.source.fill())
+		err := c.noted(c.patiently(c.source.fill))
 		b := c.source.bytes()
 		switch {
 		case len(b) == 0:
@@ -140,7 +142,28 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	if !c.readBy.IsZero() {
 		t, c.readBy = c.readBy, time.Time{}
 	}
+	c.due = t
+	if c.source.raw != nil && !c.alarm.IsZero() && !c.alarm.After(t) {
+		return nil
+	}
+	c.alarm = t
 	return c.Conn.SetReadDeadline(t)
+}
+
+// patiently reads from the client until something comes or its time is up. The alarm of the connection may go off earlier
+// than that: fasthttp sets three deadlines for each request, and to set one costs more than to look, once in seconds,
+// whether it is time.
+func (c *conn) patiently(read func() error) error {
+	for {
+		err := read()
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(c.due) {
+			return err
+		}
+		c.alarm = c.due
+		if err := c.Conn.SetReadDeadline(c.due); err != nil {
+			return err
+		}
+	}
 }
 
 // handshake is TLS's. It may take as long as a header.
@@ -167,6 +190,7 @@ var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
 
 // takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
 func (c *conn) takeOver() {
+	c.due, c.alarm = time.Time{}, time.Time{}
 	c.Conn.SetReadDeadline(time.Time{}) // that of the head; one that cannot be lifted shows when we read
 	if c.gate.asks && len(c.source.bytes()) == 0 {
 		c.send(goOn) // a client that has left is noticed as such

@@ -113,7 +113,7 @@ func (c *conn) readFirst(p []byte) (int, error) {
 			empty++
 			c.source.consume(len(crlf))
 		case len(b) == 0, len(b) == 1 && b[0] == '\r' && empty < maxEmpty:
-			if err := c.source.sip(); err != nil {
+			if err := c.patiently(c.source.sip); err != nil {
 				return 0, c.noted(err)
 			}
 		case b[0] == '\r', b[0] == '\n':
@@ -140,7 +140,7 @@ func (c *conn) readHead() error {
 			c.gate.ahead = n - 1
 			return nil
 		}
-		if err := c.source.fill(); err != nil {
+		if err := c.patiently(c.source.fill); err != nil {
 			return c.noted(err)
 		}
 	}
@@ -222,12 +222,16 @@ func (c *conn) readBody(p []byte) (int, error) {
 			}
 		}
 		if g.asks = false; g.body.kind == byLength {
-			n, err := c.Conn.Read(p[:min(int64(len(p)), g.body.left)])
+			var n int
+			err := c.patiently(func() (err error) {
+				n, err = c.Conn.Read(p[:min(int64(len(p)), g.body.left)])
+				return err
+			})
 			g.body.pass(p[:n])
 			g.next()
 			return n, c.noted(err)
 		}
-		if err := c.source.fill(); err != nil {
+		if err := c.patiently(c.source.fill); err != nil {
 			return 0, c.noted(err)
 		}
 	}
