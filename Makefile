@@ -107,6 +107,12 @@ bench-routing: ## Time to the first token by how backends are picked, on recorde
 bench-consul: bin/consul ## What discovery costs an edge: 5,000 backends of 500 models on 200 nodes, in a real Consul
 	@go run ./loadtest/benchconsul $(ARGS)
 
+.PHONY: pgo
+pgo: ## Make default.pgo anew, by which the compiler knows what is hot: a profile of the edge under the load of bench-proxy
+	@mkdir -p bin; rm -f bin/pgo.*
+	go run ./loadtest/benchproxy -among pilotlight -only requests,streams -rounds 1 -for 15s -profile bin/pgo $(ARGS)
+	go tool pprof -proto bin/pgo.req bin/pgo.paced bin/pgo.token > default.pgo
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update

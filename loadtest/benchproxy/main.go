@@ -30,6 +30,7 @@ type options struct {
 	streams, tokens, idle int
 	reverse               string
 	pilotlight            string
+	profile               string
 }
 
 func main() {
@@ -44,6 +45,7 @@ func main() {
 	flag.IntVar(&o.tokens, "tokens", 20, "tokens/s of each of them")
 	flag.IntVar(&o.idle, "idle", 10000, "streams that idle; fewer where there are not enough descriptors")
 	flag.StringVar(&o.pilotlight, "pilotlight", "", "the edge's `binary`; it is built if none is given")
+	flag.StringVar(&o.profile, "profile", "", "write a profile of the edge at each measurement to `file`, with what was measured appended to its name")
 	flag.StringVar(&o.reverse, "reverse", "", "be net/http's ReverseProxy: `listen,backend`")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"os"
 	"slices"
 	"time"
 )
@@ -182,6 +185,31 @@ func (b *bench) rounds(ctx context.Context, what string, turn func(*rival) error
 	return nil
 }
 
+// watch lets a turn pass, and has the edge write down what it does meanwhile if that is asked for.
+func (b *bench) watch(ctx context.Context, r *rival, what string) error {
+	if b.options.profile == "" || r.proxy == nil || r.admin == "" {
+		return pause(ctx, b.options.turn)
+	}
+	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.admin, max(1, int(b.options.turn.Seconds())))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	defer response.Body.Close()
+	profile, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("profile: %s: %s", response.Status, profile)
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(b.options.profile+"."+what, profile, 0o600)
+}
+
 // measure notes what a rival spends, and how long its clients wait, in one turn of something that has begun.
 func (b *bench) measure(ctx context.Context, r *rival, what string, t *tally) error {
 	if err := pause(ctx, warmUp); err != nil {
@@ -195,7 +223,7 @@ func (b *bench) measure(ctx context.Context, r *rival, what string, t *tally) er
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, b.options.turn); err != nil {
+	if err := b.watch(ctx, r, what); err != nil {
 		return err
 	}
 	after, err := r.cpu()

@@ -27,9 +27,10 @@ import (
 
 // A proxy runs as a process of its own, or several.
 type proxy struct {
-	addr string
-	pids func() ([]int, error)
-	stop func() error
+	addr  string
+	pids  func() ([]int, error)
+	stop  func() error
+	admin string // of the edge: its other port
 }
 
 // cpu is the processor time of all its processes.
@@ -96,7 +97,7 @@ models: {m: {never_sleep: true, backends: [{address: %q, gpus: 0, slots: 65536}]
 	if err != nil {
 		return nil, err
 	}
-	return &proxy{p.Addr, func() ([]int, error) { return []int{p.PID}, nil }, p.Stop}, nil
+	return &proxy{p.Addr, func() ([]int, error) { return []int{p.PID}, nil }, p.Stop, p.Admin}, nil
 }
 
 // nginxConf is nginx as one would run it in front of a model server, with one worker. %[1]s: a folder of its own, %[2]s: the
@@ -235,7 +236,7 @@ func (b *bench) launch(ctx context.Context, name string, args func(addr string) 
 	if err := awaitPort(ctx, addr); err != nil {
 		return nil, errors.Join(err, stop())
 	}
-	return &proxy{addr, func() ([]int, error) { return family(cmd.Process.Pid) }, stop}, nil
+	return &proxy{addr, func() ([]int, error) { return family(cmd.Process.Pid) }, stop, ""}, nil
 }
 
 // family is a process and its children.
