@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"runtime"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -106,6 +107,7 @@ func (c *conn) readFirst(p []byte) (int, error) {
 		return 0, g.refuse(fasthttp.StatusBadRequest, errDesync)
 	}
 	g.phase, g.known = atHead, 0
+	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
 	for empty := 0; ; {
 		b := c.source.bytes()
 		switch {
