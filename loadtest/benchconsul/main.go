@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"pilotlight/config"
@@ -36,7 +37,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", time.Minute, "how long to watch an edge to which nothing happens")
 	flag.StringVar(&o.follow, "follow", "", "be the edge that is measured; the address of Consul")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	run := measure
 	if o.follow != "" {
@@ -52,7 +53,7 @@ func client(addr string) (*consul.Client, error) {
 	return consul.New(config.Consul{Address: addr, Prefix: "pilotlight", Watches: 16}, slog.New(slog.DiscardHandler), nil)
 }
 
-// agents is how many registrations share a client, so that Consul's limit of connections from one address holds for the generator too.
+// agents is how many registrations share a client. The generator is one address that stands for many, and is allowed more connections.
 const agents = 25
 
 // fleet is what the generator registers.
@@ -113,7 +114,7 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	cluster, err := realconsul.Start(ctx, realconsul.Options{Dir: dir})
+	cluster, err := realconsul.Start(ctx, realconsul.Options{Dir: dir, Connections: 4 * o.nodes})
 	if err != nil {
 		return err
 	}
@@ -249,13 +250,13 @@ func registrations(ctx context.Context, f *fleet, edge *edge) error {
 	return nil
 }
 
-// burst measures a fifth of the fleet that changes at once.
+// burst measures a tenth of the fleet that changes at once.
 func burst(ctx context.Context, o options, f *fleet, edge *edge) error {
 	before := edge.usage()
 	want := map[string]string{}
 	began := time.Now()
 	for node := range o.nodes {
-		for i := range max(len(f.backends[node])/5, 1) {
+		for i := range max(len(f.backends[node])/10, 1) {
 			id, state := f.move(node, i)
 			want[id] = state
 		}

@@ -25,7 +25,7 @@ const (
 	askTime    = 10 * time.Second // for an answer that does not wait for a change
 	askRate    = 250              // requests per second, in sum
 	askBurst   = 50
-	maxIdle    = 32
+	maxConns   = 64          // beside those for services of others; Consul takes 200 from one address
 	firstRetry = time.Second // after a failure; then twice as long each time, up to lastRetry, all with jitter
 	lastRetry  = 15 * time.Second
 )
@@ -55,7 +55,7 @@ func New(cfg config.Consul, log *slog.Logger, registry prometheus.Registerer) (*
 		cfg: cfg, log: log, rate: rate.NewLimiter(askRate, askBurst),
 		problems: map[string]string{}, holds: map[string]string{}, failure: "not asked yet",
 	}
-	transport := &http.Transport{DialContext: c.dial, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: time.Minute}
+	transport := &http.Transport{DialContext: c.dial, MaxIdleConnsPerHost: cfg.Watches + maxConns, MaxConnsPerHost: cfg.Watches + maxConns, IdleConnTimeout: time.Minute}
 	scheme := "http"
 	if cfg.TLS != nil {
 		if _, err := cfg.TLS.Client(cfg.Address, "http/1.1"); err != nil {
