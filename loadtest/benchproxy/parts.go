@@ -129,8 +129,8 @@ func memory(ctx context.Context, b *bench) error {
 			return fmt.Errorf("%s: %w", launch.name, err)
 		}
 		err = b.weigh(ctx, launch.name, p)
-		if err := errors.Join(err, pause(ctx, warmUp), p.stop()); err != nil { // having seen that the streams are gone
-			return fmt.Errorf("%s: %w", launch.name, err)
+		if err := b.failed(ctx, launch.name, errors.Join(err, pause(ctx, warmUp), p.stop())); err != nil { // having seen that the streams are gone
+			return err
 		}
 	}
 	return nil
@@ -177,8 +177,8 @@ func (b *bench) rounds(ctx context.Context, what string, turn func(*rival) error
 	for n := range b.options.rounds {
 		fmt.Printf("%s: round %d of %d\n", what, n+1, b.options.rounds)
 		for _, r := range rivals {
-			if err := turn(r); err != nil {
-				return fmt.Errorf("%s: %w", r.name, err)
+			if err := b.failed(ctx, r.name, turn(r)); err != nil {
+				return err
 			}
 		}
 	}
@@ -208,6 +208,19 @@ func (b *bench) watch(ctx context.Context, r *rival, what string) error {
 		return err
 	}
 	return os.WriteFile(b.options.profile+"."+what, profile, 0o600)
+}
+
+// failed says what went wrong in a turn. Only of the edge is it an error: one whose rival breaks down under the load has
+// still been measured.
+func (b *bench) failed(ctx context.Context, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil, name == "pilotlight":
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	fmt.Printf("%s failed: %v\n", name, err)
+	return b.loop.do(func() error { b.loop.err = nil; return nil })
 }
 
 // measure notes what a rival spends, and how long its clients wait, in one turn of something that has begun.
