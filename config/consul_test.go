@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -50,4 +52,22 @@ func TestWithConsulAFileNeedsNoModels(t *testing.T) {
 		t.Errorf("got %+v", cfg)
 	}
 	parse(t, "consul: {}\nmodels: {llama: {min: 1}}")
+}
+
+// TestAModelPassesThroughJSON holds what agents and edges rely on, who tell each other of models.
+func TestAModelPassesThroughJSON(t *testing.T) {
+	cfg, err := Load("testdata/every-key.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range cfg.Models {
+		text, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Model
+		if err := json.Unmarshal(text, &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v; got %+v, want %+v", name, err, got, want)
+		}
+	}
 }

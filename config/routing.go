@@ -74,6 +74,9 @@ func DefaultRouting() Routing {
 // Weight is what something counts: 0 or more.
 type Weight float64
 
+// UnmarshalJSON reads what encoding/json makes of a weight, which is a number: models pass from agents to edges.
+func (w *Weight) UnmarshalJSON(text []byte) error { return w.UnmarshalText(text) }
+
 // UnmarshalText reads a number.
 func (w *Weight) UnmarshalText(text []byte) error {
 	n, err := strconv.ParseFloat(string(text), 64)
