@@ -113,6 +113,10 @@ pgo: ## Make default.pgo anew, by which the compiler knows what is hot: a profil
 	go run ./loadtest/benchproxy -among pilotlight -only requests,streams -rounds 1 -for 15s -profile bin/pgo $(ARGS)
 	go tool pprof -proto bin/pgo.req bin/pgo.paced bin/pgo.token > default.pgo
 
+.PHONY: chaos-consul
+chaos-consul: bin/consul ## Kill, freeze, empty and poison Consul, for 5 minutes each, while requests flow (ARGS="-for 30s")
+	@go run ./loadtest/chaosconsul -for 5m $(ARGS)
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update

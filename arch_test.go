@@ -33,6 +33,7 @@ func layout() map[string][]string {
 		"loadtest/grpcsim":      {},
 		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
 		"loadtest/realconsul":   {},
+		"loadtest/chaosconsul":  {"loadtest/realconsul"},
 		"loadtest/benchconsul":  {"config", "router", "router/consul", "loadtest/realconsul"},
 		"loadtest/edge":         {}, // it sees pilotlight from outside
 		"loadtest/benchwake":    {"loadtest/edge"},
@@ -57,7 +58,7 @@ func fences() map[string][]string {
 		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
-		"github.com/hashicorp/consul/api":     {"loadtest/realconsul", "router/consul"},
+		"github.com/hashicorp/consul/api":     {"loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
 		"github.com/hashicorp/golang-lru/v2":  {"router"},
 		"github.com/invopop/jsonschema":       {}, // tests only
 		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
