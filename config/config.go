@@ -198,7 +198,8 @@ type Model struct {
 	StopAfter Duration `yaml:"stop_after"`
 	// Min is how many backends are kept ready without anybody asking. Default 0.
 	Min int `yaml:"min"`
-	// Max is how many backends may be ready at once, however long the line is. Default 0: all of them.
+	// Max is how many backends may be ready at once, however long the line is: one more wakes when requests wait for as long as
+	// that takes, and goes when the others would do. Default 0: all of them.
 	Max int `yaml:"max"`
 	// NeverSleep keeps every backend that is awake awake, idle or not. Default false.
 	NeverSleep bool `yaml:"never_sleep"`

@@ -22,6 +22,8 @@ type Edge interface {
 	Use(backend string) router.Use
 	// Drained returns when nothing is in flight on a Draining backend, and nothing more will be.
 	Drained(ctx context.Context, backend string) error
+	// Read brings what was seen on the node, some times per second: it must not block for long.
+	Read(node string, seen router.Readings)
 }
 
 // Launch makes the launcher of a backend.
@@ -45,9 +47,11 @@ type Keeper struct {
 
 	units   map[string]*unit
 	ledger  *Ledger
-	queue   []*unit       // waking, but without room yet, in order
-	changed bool          // something the edges have not been told
-	told    []router.Room // what they were told of the GPUs
+	queue   []*unit         // waking, but without room yet, in order
+	loads   map[string]load // by model
+	readAt  time.Time       // when engines were last read
+	changed bool            // something the edges have not been told
+	told    []router.Room   // what they were told of the GPUs
 }
 
 // New makes the keeper of a node. It does nothing until Run is called.

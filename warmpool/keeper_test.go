@@ -34,6 +34,8 @@ type server struct {
 	returns time.Duration // how long the memory takes to come back when it goes to sleep
 	oom     int           // how often its wakes run out of memory, whatever there is
 
+	reads func(context.Context) probe.Reading // what its engine says; nil: nobody can ask it
+
 	mu    sync.Mutex
 	pid   int
 	on    []int       // GPUs whose memory it holds
@@ -190,6 +192,11 @@ func (s *server) ended() {
 	s.gone, s.pid = nil, 0
 }
 
+// readable is a server whose engine can be asked.
+type readable struct{ *server }
+
+func (s readable) Read(ctx context.Context, _ string) probe.Reading { return s.reads(ctx) }
+
 func (s *server) Close() { s.note("close") }
 
 // site is a node in virtual time: a real router and a real keeper over servers that do not exist.
@@ -226,6 +233,9 @@ func newSite(t *testing.T, node config.Node, models map[string]config.Model, pre
 	s.keeper = New(node, models, s.Router, func(_ string, _ config.Model, b config.Backend) Launcher {
 		if s.servers[b.Name] == nil || s.servers[b.Name].spec.Memory != b.Memory {
 			s.servers[b.Name] = &server{site: s, id: b.Name, spec: b}
+		}
+		if server := s.servers[b.Name]; server.reads != nil {
+			return readable{server}
 		}
 		return s.servers[b.Name]
 	}, learned, log)

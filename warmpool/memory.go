@@ -163,7 +163,8 @@ func (l *Ledger) Fit(now time.Time, each config.Size, n int, on []int, evictable
 	return gpus, victims, true
 }
 
-// room says who must leave one GPU so that size is free on it.
+// room says who must leave one GPU so that size is free on it: those that go most gladly, but nobody of them who turns out not to be
+// needed since one after it frees enough.
 func (l *Ledger) room(now time.Time, gpu int, size config.Size, evictable []Evictable) (room, bool) {
 	r := room{gpu: gpu, free: l.Free(gpu, now)}
 	for i, e := range evictable {
@@ -174,6 +175,13 @@ func (l *Ledger) room(now time.Time, gpu int, size config.Size, evictable []Evic
 			r.free += e.Frees
 			r.last = i
 			r.victims = append(r.victims, e.Backend)
+		}
+	}
+	for i, id := range slices.Backward(r.victims) {
+		e := evictable[slices.IndexFunc(evictable, func(e Evictable) bool { return e.Backend == id })]
+		if r.free-e.Frees >= size {
+			r.free -= e.Frees
+			r.victims = slices.Delete(r.victims, i, i+1)
 		}
 	}
 	return r, r.free >= size

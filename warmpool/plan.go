@@ -17,6 +17,12 @@ type Seen struct {
 	Rested time.Time // Failed only: until when it rests
 	Use    router.Use
 	Policy config.Model
+	Slots  int
+	Load   load // of the model
+
+	WakeTime  time.Duration // from where it is
+	WakeAgain time.Duration // Ready: from where it would go
+
 	Stays  bool // nobody can take it off its GPU
 	Sleeps bool // nobody can stop it
 }
@@ -26,6 +32,8 @@ type Step struct {
 	ID    string
 	Event event // wanted, dismissed, halted (what sleeps is to be stopped) or rested
 	Why   string
+
+	Replica bool // wanted besides others that are ready: nobody who is busy makes room for it
 }
 
 // look is how often a busy backend is looked at again.
@@ -33,7 +41,8 @@ const look = time.Second
 
 // Plan says what to do now on one node, and when to look again (the zero time: when something happens). It looks at nothing but its
 // arguments. What a request asks for is no matter of the plan; it says what happens when nobody asks:
-// failures rest, min backends of each model stay ready, the others sleep after their idle time and stop long after.
+// failures rest, min backends of each model stay ready and more if the load asks for them, the others sleep after their idle time
+// and stop long after.
 func Plan(now time.Time, seen []Seen) (steps []Step, next time.Time) {
 	again := func(at time.Time) {
 		if next.IsZero() || at.Before(next) {
@@ -46,7 +55,26 @@ func Plan(now time.Time, seen []Seen) (steps []Step, next time.Time) {
 			awake[s.Model]++
 		}
 	}
+	moved := map[string]bool{}
+	for _, backends := range byModel(seen) {
+		step, at := replicas(now, backends, backends[0].Load, awake[backends[0].Model])
+		switch {
+		case step.Why != "":
+			steps = append(steps, step)
+			moved[step.ID] = true
+			if step.Event == wanted {
+				awake[backends[0].Model]++
+			} else {
+				awake[backends[0].Model]--
+			}
+		case !at.IsZero():
+			again(at)
+		}
+	}
 	for _, s := range seen {
+		if moved[s.ID] {
+			continue
+		}
 		step, at := s.step(now, awake[s.Model])
 		switch {
 		case step.Why != "":

@@ -41,7 +41,7 @@ func TestPlan(t *testing.T) {
 		steps, next := Plan(now, []Seen{c.seen})
 		var want []Step
 		if c.why != "" {
-			want = []Step{{"a-0", c.event, c.why}}
+			want = []Step{{ID: "a-0", Event: c.event, Why: c.why}}
 		}
 		if !slices.Equal(steps, want) {
 			t.Errorf("%s: got %v, want %v", name, steps, want)

@@ -23,6 +23,9 @@ const (
 // says whether anybody still waits for room.
 func (k *Keeper) makeRoom(now time.Time) bool {
 	for _, u := range slices.Clone(k.queue) {
+		if u.replica && !u.placed && k.edge.Use(u.id).Waiting == 0 {
+			u.kept, u.replica = false, false // those who waited have been served
+		}
 		if !u.isWanted() {
 			k.callOff(u, "nobody waits for it any more")
 			continue
@@ -153,9 +156,13 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 	held := k.ledger.taken[u.id]
 	k.ledger.Release(u.id) // what it holds asleep is its own
 	may := k.evictable(u, now)
+	ranks := []rank{isIdle, turnOver}
+	if k.isMore(u) { // nobody who is busy makes room for one more of a model
+		ranks = ranks[:1]
+	}
 	for _, memory := range k.asks(u) {
 		each := Spread(memory, u.spec.GPUs)
-		for _, rank := range []rank{isIdle, turnOver} {
+		for _, rank := range ranks {
 			for _, stop := range []bool{false, true} {
 				all := upTo(may, rank, stop)
 				if gpus, victims, ok := k.ledger.Fit(now, each, u.spec.GPUs, u.up.GPUs, all); ok {
@@ -173,6 +180,16 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 	k.restore(u, held)
 	k.unqueue(u)
 	k.fell(u, fmt.Errorf("it needs %s on each of %d GPUs of %s, and %s", Spread(u.spec.Memory, u.spec.GPUs), u.spec.GPUs, k.node.Name, k.unfit(u, now)))
+	return false
+}
+
+// isMore says whether another backend of the same model is ready.
+func (k *Keeper) isMore(u *unit) bool {
+	for _, v := range k.units {
+		if v != u && v.model == u.model && v.state == router.Ready {
+			return true
+		}
+	}
 	return false
 }
 

@@ -15,10 +15,13 @@ func (k *Keeper) settle(now time.Time) time.Time {
 			k.settleOne(u, now)
 		}
 		var steps []Step
-		steps, next = Plan(now, k.seen())
+		steps, next = Plan(now, k.seen(now))
 		if !k.follow(steps) {
 			break
 		}
+	}
+	if at := k.read(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+		next = at
 	}
 	if k.makeRoom(now) {
 		if soon := now.Add(lookForRoom); next.IsZero() || soon.Before(next) {
@@ -144,17 +147,33 @@ func (k *Keeper) stand(u *unit, why string) {
 }
 
 // seen is what the plan sees.
-func (k *Keeper) seen() []Seen {
+func (k *Keeper) seen(now time.Time) []Seen {
 	all := make([]Seen, 0, len(k.units))
 	for _, u := range k.inOrder() {
 		if !u.gone {
 			all = append(all, Seen{
 				ID: u.id, Model: u.model, State: u.state, Since: u.since, Rested: u.rested,
 				Use: k.edge.Use(u.id), Policy: u.policy, Stays: u.fixed(), Sleeps: !u.canStop(),
+				Slots: max(u.spec.Slots, 1), WakeTime: k.wakeTime(u), WakeAgain: k.learned.Expect(u.id, u.rests(), u.spec.Memory),
 			})
 		}
 	}
+	k.observeLoads(now, all)
 	return all
+}
+
+// observeLoads takes in how much the models are asked for.
+func (k *Keeper) observeLoads(now time.Time, all []Seen) {
+	was := k.loads
+	k.loads = map[string]load{}
+	for _, backends := range byModel(all) {
+		l := was[backends[0].Model]
+		l.observe(now, backends)
+		k.loads[backends[0].Model] = l
+	}
+	for i := range all {
+		all[i].Load = k.loads[all[i].Model]
+	}
 }
 
 // follow does what the plan says and is possible now. It says whether it did anything.
@@ -167,7 +186,7 @@ func (k *Keeper) follow(steps []Step) bool {
 		}
 		switch s.Event {
 		case wanted:
-			u.kept = true
+			u.kept, u.replica = true, s.Replica
 		case dismissed:
 			k.dismiss(u, s.Why, false, false)
 		case halted:

@@ -34,11 +34,13 @@ type unit struct {
 	watching chan struct{} // closed to end that
 	lost     error         // its model server ended by itself; not dealt with yet
 
-	op     op                 // what its launcher does now
-	cancel context.CancelFunc // of op
-	waits  []*wait            // who wants it ready
-	kept   bool               // so does the plan
-	downs  []*wait            // who wants it down
+	op      op                 // what its launcher does now
+	cancel  context.CancelFunc // of op
+	waits   []*wait            // who wants it ready
+	kept    bool               // so does the plan
+	replica bool               // besides others that are ready
+	reading bool               // its engine is asked what it does
+	downs   []*wait            // who wants it down
 
 	began   time.Time   // Waking: when its launcher began
 	placed  bool        // Waking: it has its GPUs, and their memory once victims have left
@@ -75,7 +77,7 @@ func (u *unit) answer(err error) {
 	for _, w := range u.waits {
 		w.done <- err
 	}
-	u.waits, u.kept = nil, false
+	u.waits, u.kept, u.replica = nil, false, false
 }
 
 // isWanted says whether anybody wants it ready.
@@ -93,6 +95,14 @@ func (u *unit) elsewhere() bool {
 
 // canSleep says whether its launcher can put it to sleep.
 func (u *unit) canSleep() bool { return u.spec.Sleep != config.SleepNone && u.spec.Sleep != "" }
+
+// rests is the tier to which it would go from its GPUs.
+func (u *unit) rests() router.Tier {
+	if u.canSleep() && u.spec.HostMemory > 0 {
+		return router.OnHost
+	}
+	return router.OnDisk
+}
 
 // fixed says that nobody here can take it off its GPU.
 func (u *unit) fixed() bool { return !u.canStop() && !u.canSleep() }

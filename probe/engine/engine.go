@@ -94,6 +94,17 @@ func (e Engine) Read(ctx context.Context, client *http.Client, addr string) (rea
 	}, said
 }
 
+// Load is Read of a server that was ready when it was last asked. Where the engine cannot be put to sleep without our knowing,
+// it asks for nothing but the load: a health check may cost as much as a request.
+func (e Engine) Load(ctx context.Context, client *http.Client, addr string) probe.Reading {
+	if e.SaysAsleep() {
+		reading, _ := e.Read(ctx, client, addr)
+		return reading
+	}
+	busy := e.load(ctx, client, addr)
+	return probe.Reading{At: time.Now(), Status: probe.Ready, Running: busy.running, Waiting: busy.waiting, KVCache: busy.kvCache}
+}
+
 // Status says how far the server at addr (host:port) is from answering. Said is what it said to that, for people; when it
 // changes, something goes on there. A server that does not answer before ctx ends is Away.
 func (e Engine) Status(ctx context.Context, client *http.Client, addr string) (status probe.Status, said string) {

@@ -262,6 +262,11 @@ func (l *Launcher) Stop(ctx context.Context) error {
 // PID is the process of the backend, from the moment in which it is started; 0 where there is none. It may be asked at any time.
 func (l *Launcher) PID() int { return int(l.pid.Load()) }
 
+// Read is what the engine at addr is doing. It may be asked at any time.
+func (l *Launcher) Read(ctx context.Context, addr string) probe.Reading {
+	return l.engine.Load(ctx, l.client, addr)
+}
+
 // addr is where the model server listens; empty as long as only its orchestrator could know.
 func (l *Launcher) addr() string {
 	switch {
