@@ -88,6 +88,7 @@ func bareSleeps() map[string]string {
 		"router/consul/watch_test.go: pass":                                 "called in bubbles only",
 		"warmpool/agent/lab_test.go: newLab":                                "called in bubbles only",
 		"warmpool/agent/lab_test.go: recv":                                  "called in bubbles only",
+		"warmpool/replicas_test.go: crowd":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",

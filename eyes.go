@@ -60,7 +60,16 @@ func (s site) openEyes(ctx context.Context) (e *eyes, stop func(), err error) {
 func (e *eyes) close(why string) {
 	e.once.Do(func() { close(e.first) })
 	if why != "" {
-		e.last.Store(&probe.GPUs{Problem: why})
+		e.see(probe.GPUs{Problem: why})
+	}
+}
+
+// see takes in a look, and passes it on.
+func (e *eyes) see(look probe.GPUs) {
+	e.last.Store(&look)
+	e.once.Do(func() { close(e.first) })
+	if tell := e.tell.Load(); tell != nil {
+		(*tell)(look)
 	}
 }
 
@@ -69,13 +78,7 @@ func (e *eyes) run(ctx context.Context) {
 	if e.watch == nil {
 		return
 	}
-	err := e.watch(ctx, func(look probe.GPUs) {
-		e.last.Store(&look)
-		e.once.Do(func() { close(e.first) })
-		if tell := e.tell.Load(); tell != nil {
-			(*tell)(look)
-		}
-	})
+	err := e.watch(ctx, e.see)
 	if ctx.Err() == nil {
 		e.log.Warn("nobody looks at the GPUs", "error", err)
 		e.close(err.Error())

@@ -28,7 +28,7 @@ func (k *Keeper) stays(u *unit) config.Size {
 }
 
 // See takes in a look at the node's GPUs: what their driver says of them, some times per second. Without looks, the keeper counts what
-// it has given out.
+// it has given out; so it does after one without a time, which says that there will be no more.
 func (k *Keeper) See(look probe.GPUs) {
 	k.edge.Read(k.node.Name, router.Readings{GPUs: &look})
 	k.do(func() {

@@ -42,6 +42,9 @@ type sight struct {
 // See takes in a look. owner says whose a process is, the empty string if nobody's.
 func (l *Ledger) See(look probe.GPUs, owner func(probe.Process) string) {
 	l.lookedAt, l.hostFree, l.links = look.At, -1, nil
+	if look.At.IsZero() {
+		clear(l.sights)
+	}
 	if look.HostTotal > 0 {
 		l.hostFree = look.HostFree
 	}

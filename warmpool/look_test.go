@@ -394,12 +394,14 @@ func TestAGPUThatNobodyCanSeeKeepsWhatItHasAndGetsNothingNew(t *testing.T) {
 			t.Errorf("refused because %s", why)
 		}
 		s.falls(0, probe.Unknown) // which a probe says in so many words
-		s.watch(time.Second, truly)
+		stop = s.watch(time.Second, truly)
 		time.Sleep(time.Minute)
 		if why := s.refused("b"); !strings.Contains(why, "GPU 0 is unknown: Xid 79") {
 			t.Errorf("refused because %s", why)
 		}
-		s.falls(0, probe.Healthy)
+		stop()
+		synctest.Wait()
+		s.keeper.See(probe.GPUs{}) // nobody will look any more
 		time.Sleep(time.Minute)
 		s.use("b", time.Second)
 		lease.Release(router.OK)
