@@ -27,6 +27,18 @@ func (k *Keeper) stays(u *unit) config.Size {
 	return u.spec.AsleepMemory
 }
 
+// hostFor is how much of the host's memory a backend may take asleep. A process that has slept before may have kept that memory,
+// so what the host has beside it says nothing.
+func (k *Keeper) hostFor(u *unit) config.Size {
+	if u.slept != 0 && u.slept == u.up.PID {
+		return k.ledger.HostBudget()
+	}
+	return k.ledger.FreeHost(time.Now())
+}
+
+// roundUp is a size for people.
+func roundUp(s config.Size) config.Size { return (s + config.MiB - 1) / config.MiB * config.MiB }
+
 // See takes in a look at the node's GPUs: what their driver says of them, some times per second. Without looks, the keeper counts what
 // it has given out; so it does after one without a time, which says that there will be no more.
 func (k *Keeper) See(look probe.GPUs) {

@@ -408,6 +408,33 @@ func TestAGPUThatNobodyCanSeeKeepsWhatItHasAndGetsNothingNew(t *testing.T) {
 	})
 }
 
+func TestNobodySleepsInMemoryThatTheHostDoesNotHave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(24*g), map[string]config.Model{"a": model("a", 8*g, sleeper)}, nil)
+		look := probe.GPUs{HostTotal: 64 * g, HostFree: 7 * g}
+		see := func() {
+			look.At = time.Now()
+			s.keeper.See(look)
+		}
+		sleeps := func(want, why string) {
+			t.Helper()
+			s.use("a", time.Second)
+			see()
+			if err := s.keeper.Dismiss(t.Context(), "a", false); err != nil {
+				t.Fatal(err)
+			}
+			if b := s.backend("a-0"); b.State.String() != want || !strings.Contains(b.Reason, why) {
+				t.Errorf("with %s free it is %s: %s", look.HostFree, b.State, b.Reason)
+			}
+		}
+		sleeps("stopped", "asleep it takes 8GiB of host memory and 7GiB is free")
+		look.HostFree = 9 * g
+		sleeps("asleep", "told to")
+		look.HostFree = g // that which it slept in may still be its own
+		sleeps("asleep", "told to")
+	})
+}
+
 func TestWhatIsMeasuredIsLearnedAndLasts(t *testing.T) {
 	file := t.TempDir() + "/learned.json"
 	l, err := LoadLearned(file)

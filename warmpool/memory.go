@@ -91,12 +91,18 @@ func (l *Ledger) Free(gpu int, now time.Time) config.Size {
 	return free - max(0, others-nameless)
 }
 
-// FreeHost is what may still be given out of the host's memory to backends that go to sleep.
-func (l *Ledger) FreeHost(now time.Time) config.Size {
+// HostBudget is what those that go to sleep may still take of what the configuration gives them of the host's memory.
+func (l *Ledger) HostBudget() config.Size {
 	free := l.host
 	for _, c := range l.taken {
 		free -= c.Host
 	}
+	return free
+}
+
+// FreeHost is that, but no more than the host has.
+func (l *Ledger) FreeHost(now time.Time) config.Size {
+	free := l.HostBudget()
 	if l.hostFree >= 0 && now.Sub(l.lookedAt) < lookAge {
 		free = min(free, l.hostFree)
 	}

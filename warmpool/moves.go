@@ -268,7 +268,13 @@ func (k *Keeper) drain(u *unit) {
 
 // bringDown puts the backend to sleep or, where it cannot or must not, stops it.
 func (k *Keeper) bringDown(u *unit, stop bool) {
-	if u.canStop() && (stop || u.spec.HostMemory > k.ledger.FreeHost(time.Now())) || !u.canSleep() {
+	if !stop && u.canSleep() && u.canStop() {
+		if free := k.hostFor(u); u.spec.HostMemory > free {
+			stop = true
+			u.reason += fmt.Sprintf("; stopped, since asleep it takes %s of host memory and %s is free", u.spec.HostMemory, roundUp(max(0, free)))
+		}
+	}
+	if stop && u.canStop() || !u.canSleep() {
 		k.stop(u)
 		return
 	}
@@ -277,7 +283,7 @@ func (k *Keeper) bringDown(u *unit, stop bool) {
 		return func() {
 			switch {
 			case err == nil:
-				u.tier = tier
+				u.tier, u.slept = tier, u.up.PID
 				k.commit(u, u.up.GPUs, k.stays(u), u.spec.HostMemory)
 				k.move(u, slept, u.reason)
 			case errors.Is(err, ErrCannotSleep):

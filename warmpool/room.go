@@ -99,7 +99,7 @@ func (k *Keeper) isBack(u *unit, now time.Time) bool {
 		short, others = max(short, missing), others || missing > still
 		gone = gone && d.before[i]-s.used >= all
 	}
-	short = (short + config.MiB - 1) / config.MiB * config.MiB // for people
+	short = roundUp(short)
 	switch {
 	case short == 0 || gone:
 		return true

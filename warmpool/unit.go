@@ -39,6 +39,7 @@ type unit struct {
 	waits   []*wait            // who wants it ready
 	kept    bool               // so does the plan
 	replica bool               // besides others that are ready
+	slept   int                // the PID of the process that has slept
 	reading bool               // its engine is asked what it does
 	downs   []*wait            // who wants it down
 
