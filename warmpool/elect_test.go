@@ -100,6 +100,7 @@ func (d deaf) Observe(n router.Node) {
 }
 func (deaf) Use(string) router.Use                 { return router.Use{} }
 func (deaf) Drained(context.Context, string) error { return nil }
+func (deaf) Read(string, router.Readings)          {}
 
 func TestOneOfTwoAgentsOwnsABackendAndTheOtherTakesOverWithinTheTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -698,8 +698,8 @@ func TestANewConfigurationIsTakenOver(t *testing.T) {
 // Over hours of random demand on models that do not fit together, with failures, the GPUs are never overcommitted and no
 // busy backend is put to sleep (server checks both) unless its GPU is sick, nobody waits for ever, and in the end everything is at rest.
 func TestChaos(t *testing.T) {
-	for seed := range uint64(5) {
-		looks := seed >= 3 // somebody looks at the GPUs, which fall sick and get well again
+	for seed := range uint64(3) {
+		looks := seed == 2 // somebody looks at the GPUs, which fall sick and get well again
 		synctest.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 7))
 			models := map[string]config.Model{}

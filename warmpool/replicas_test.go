@@ -94,7 +94,7 @@ func TestAsManyBackendsAreReadyAsTheLoadAsksFor(t *testing.T) {
 		leave := s.crowd("a", 5) // on 4 slots
 		time.Sleep(15 * time.Second)
 		s.hasReady("a", 1, "before the line has lasted for a wake")
-		time.Sleep(35 * time.Second)
+		time.Sleep(50 * time.Second)
 		s.hasReady("a", 2, "once it has")
 		time.Sleep(time.Hour)
 		s.hasReady("a", 2, "under the same load for an hour")
@@ -157,7 +157,7 @@ func TestNobodyWhoIsBusyMakesRoomForAReplica(t *testing.T) {
 		b := s.crowd("b", 2)
 		time.Sleep(time.Minute)
 		a := s.crowd("a", 6)
-		time.Sleep(10 * time.Minute) // turns are long over
+		time.Sleep(2 * time.Minute) // turns are long over
 		s.hasReady("b", 1, "busy")
 		s.hasReady("a", 1, "beside a busy other")
 		b()
