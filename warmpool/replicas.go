@@ -67,11 +67,15 @@ func replicas(now time.Time, backends []Seen, l load, up int) (Step, time.Time) 
 	if policy.Max > 0 {
 		most = min(most, policy.Max)
 	}
-	if l.ready > 0 && l.waits && up == l.ready && up < most {
+	more := l.ready > 0 && up == l.ready && up < most
+	if more && l.waits {
 		return another(now, backends, l)
 	}
 	if l.ready > max(1, policy.Min) && !policy.NeverSleep {
 		return oneFewer(now, backends, l)
+	}
+	if more { // nobody says when a line begins
+		return Step{}, now.Add(look)
 	}
 	return Step{}, time.Time{}
 }
