@@ -112,6 +112,7 @@ type quiet struct{}
 func (quiet) Observe(router.Node)                   {}
 func (quiet) Use(string) router.Use                 { return router.Use{} }
 func (quiet) Drained(context.Context, string) error { return nil }
+func (quiet) Read(string, router.Readings)          {}
 
 // TestTwoAgentsElectTheOwnerInConsul: of two agents one wakes the backend that is on no node; when it is cut off from Consul it stops before
 // the other begins, which finds what runs.

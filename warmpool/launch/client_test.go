@@ -21,6 +21,7 @@ type unheard struct{}
 func (unheard) Observe(router.Node)                   {}
 func (unheard) Use(string) router.Use                 { return router.Use{} }
 func (unheard) Drained(context.Context, string) error { return nil }
+func (unheard) Read(string, router.Readings)          {}
 
 // TestWhatAClientIsToldOfAnOrchestrator is the table of docs/wakers.md: it asks a keeper as a request does that finds nothing ready.
 func TestWhatAClientIsToldOfAnOrchestrator(t *testing.T) {
