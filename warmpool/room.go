@@ -183,10 +183,10 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 	return false
 }
 
-// isMore says whether another backend of the same model is ready.
+// isMore says whether another backend of the same model is ready, or on the way there.
 func (k *Keeper) isMore(u *unit) bool {
 	for _, v := range k.units {
-		if v != u && v.model == u.model && v.state == router.Ready {
+		if v != u && v.model == u.model && (v.state == router.Ready || v.op == awaking) {
 			return true
 		}
 	}
