@@ -23,11 +23,15 @@ type looks struct {
 	sights   []sight // by index
 	links    [][]probe.Link
 	lookedAt time.Time
+	moved    time.Time   // when a backend last moved
 	hostFree config.Size // -1: not known
 }
 
 // sight is what was last seen of one GPU.
 type sight struct {
+	others  config.Size // what nobody of ours held when that was last certain
+	certain time.Time   // when that was
+
 	at    time.Time // the zero time: never
 	total config.Size
 	used  config.Size            // by whomever, and kept by the driver for itself
@@ -55,6 +59,7 @@ func (l *Ledger) See(look probe.GPUs, owner func(probe.Process) string) {
 		if g.Index >= 0 && g.Index < len(l.sights) && g.Parent == "" {
 			l.sights[g.Index].see(g, look.At, owner)
 			l.sights[g.Index].nameless = l.sights[g.Index].nameless || look.Foreign
+			l.sights[g.Index].count(l.moved)
 		}
 	}
 	if whole && len(look.Links) == len(look.GPUs) {
@@ -89,6 +94,32 @@ func (s *sight) see(g *probe.GPU, at time.Time, owner func(probe.Process) string
 			s.ours[id] += p.Used
 		}
 	}
+}
+
+// moveTime is for how long after a move a look may be of two minds: what is in use from before it, and the processes from after.
+const moveTime = 250 * time.Millisecond
+
+// count takes in what others hold of a GPU, if the look was taken when nothing of ours had just moved; at the latest after
+// lookAge that is believed anyway.
+func (s *sight) count(moved time.Time) {
+	if s.at.After(moved.Add(moveTime)) || s.at.Sub(s.certain) >= lookAge {
+		s.others, s.certain = s.used, s.at
+		for _, used := range s.ours {
+			s.others -= used
+		}
+	}
+}
+
+// strangers is what others hold of a GPU: what seems to be theirs now, but not more than when that was last certain.
+func (l *Ledger) strangers(s *sight, nameless config.Size) config.Size {
+	seems := s.used
+	for _, used := range s.ours {
+		seems -= used
+	}
+	if s.certain.Before(s.at) {
+		seems = min(seems, s.others)
+	}
+	return max(0, seems-nameless)
 }
 
 // believed is what was seen of a GPU; nil where it was not, or too long ago.

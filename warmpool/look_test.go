@@ -206,6 +206,36 @@ func TestWhatOthersHoldOfAGPUIsTheirs(t *testing.T) {
 	})
 }
 
+// A look that is taken while a backend goes to sleep may show its memory and not its process: nobody else has taken that.
+func TestALookOfTwoMindsFailsNoWake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(20*g), map[string]config.Model{"a": model("a", 16*g, sleeper), "b": model("b", 3*g)}, nil)
+		s.watch(time.Second, truly)
+		s.use("a", 1500*time.Millisecond)
+		if err := s.keeper.Dismiss(t.Context(), "a", false); err != nil {
+			t.Fatal(err)
+		}
+		torn := s.look(1)
+		torn.GPUs[0].Used, torn.GPUs[0].Free, torn.GPUs[0].Processes = 16*g, 4*g, nil
+		s.keeper.See(torn)
+		began := time.Now()
+		s.use("a", time.Second)
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it waited for %s", took-time.Second)
+		}
+
+		time.Sleep(10 * time.Second)
+		torn.At = time.Now() // long after the last move: it seems to be true
+		torn.GPUs[0].Used, torn.GPUs[0].Free, torn.GPUs[0].Processes = 19*g, g, nil
+		s.keeper.See(torn)
+		began = time.Now()
+		s.use("b", time.Second)
+		if took := time.Since(began); took > 2*time.Second+lookForRoom {
+			t.Errorf("it waited for %s, not for the next look", took-time.Second)
+		}
+	})
+}
+
 func TestAWakeBeginsWhenTheMemoryIsBack(t *testing.T) {
 	for returns, want := range map[time.Duration]time.Duration{
 		0:                       500 * time.Millisecond, // that of the next look

@@ -81,14 +81,12 @@ func (l *Ledger) Free(gpu int, now time.Time) config.Size {
 	if s == nil {
 		return free
 	}
-	others := s.used
 	for id, used := range s.ours {
-		others -= used
 		if !slices.Contains(l.taken[id].GPUs, gpu) {
 			free -= used // it is leaving
 		}
 	}
-	return free - max(0, others-nameless)
+	return free - l.strangers(s, nameless)
 }
 
 // HostBudget is what those that go to sleep may still take of what the configuration gives them of the host's memory.

@@ -141,7 +141,7 @@ func (k *Keeper) unplace(u *unit) {
 // unqueue takes a backend out of those that wait for room.
 func (k *Keeper) unqueue(u *unit) {
 	k.queue = slices.DeleteFunc(k.queue, func(q *unit) bool { return q == u })
-	u.placed, u.victims, u.debt = false, nil, debt{}
+	u.placed, u.victims, u.debt, u.doubted = false, nil, debt{}, time.Time{}
 }
 
 // holdsRoom says whether a victim has not left yet.
@@ -178,6 +178,9 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 		}
 	}
 	k.restore(u, held)
+	if k.doubts(u, now) {
+		return false
+	}
 	k.unqueue(u)
 	k.fell(u, fmt.Errorf("it needs %s on each of %d GPUs of %s, and %s", Spread(u.spec.Memory, u.spec.GPUs), u.spec.GPUs, k.node.Name, k.unfit(u, now)))
 	return false
@@ -191,6 +194,20 @@ func (k *Keeper) isMore(u *unit) bool {
 		}
 	}
 	return false
+}
+
+// doubtTime is how long others must be seen to hold the memory that a wake needs, before it has failed.
+const doubtTime = 3 * time.Second
+
+// doubts says whether a backend that others leave no room for goes on waiting: one look may be wrong, and they may go.
+func (k *Keeper) doubts(u *unit, now time.Time) bool {
+	if k.ledger.others(now) <= 0 {
+		return false
+	}
+	if u.doubted.IsZero() {
+		u.doubted = now
+	}
+	return now.Sub(u.doubted) < doubtTime
 }
 
 // asks is how much memory is looked for, the first that can be had: after it ran out of memory, more than it needs; what it
@@ -219,7 +236,7 @@ func (k *Keeper) place(u *unit, held Commitment, gpus []int, memory config.Size)
 		k.ledger.Commit(u.id, held)
 	}
 	k.commit(u, gpus, memory, held.Host)
-	u.placed, u.debt = true, debt{held: held}
+	u.placed, u.debt, u.doubted = true, debt{held: held}, time.Time{}
 	for _, g := range gpus {
 		u.debt.before = append(u.debt.before, k.ledger.sights[g].used)
 	}

@@ -48,6 +48,7 @@ type unit struct {
 	victims []*unit     // Waking: who must leave first
 	debt    debt        // Waking: what they owe
 	again   time.Time   // Waking: when it ran out of GPU memory and was to try once more
+	doubted time.Time   // Waking: since when there seems to be no room because of what others hold
 	extra   config.Size // Waking: what it asks for then beyond what it needs
 	peak    config.Size // Ready: the most it was seen to hold of its GPUs since it woke, over all of them
 	abort   string      // Waking: why it is to be called off
@@ -170,7 +171,7 @@ func (k *Keeper) move(u *unit, e event, why string) bool {
 	}
 	k.log.Info("backend moved", "model", u.model, "backend", u.id, "from", u.state.String(), "to", to.String(), "event", e.String(), "reason", why)
 	u.state, u.since, u.reason = to, time.Now(), why
-	k.changed = true
+	k.changed, k.ledger.moved = true, u.since
 	return true
 }
 
