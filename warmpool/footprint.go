@@ -45,11 +45,12 @@ func (k *Keeper) See(look probe.GPUs) {
 	k.edge.Read(k.node.Name, router.Readings{GPUs: &look})
 	k.do(func() {
 		now := time.Now()
+		linked := k.ledger.links != nil
 		k.ledger.See(look, k.owner(look))
 		for _, u := range k.inOrder() {
 			k.measure(u, now)
 		}
-		if room := k.room(now); !slices.EqualFunc(room, k.told, like) {
+		if room := k.room(now); !slices.EqualFunc(room, k.told, like) || linked != (k.ledger.links != nil) {
 			k.changed = true
 		}
 	})

@@ -3,7 +3,9 @@ package warmpool
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -174,6 +176,27 @@ func TestGPUsThatAreNearAreChosen(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
 		}
 	}
+}
+
+func TestEdgesHearHowGPUsAreJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		edge := deaf{make(chan router.Node, 1)}
+		learned, _ := LoadLearned("")
+		k := New(gpus(24*g, 24*g), nil, edge, nil, learned, slog.New(slog.DiscardHandler))
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- k.Run(ctx) }()
+		links := [][]probe.Link{{0, probe.LinkNVLink}, {probe.LinkNVLink, 0}}
+		k.See(probe.GPUs{At: time.Now(), Links: links, GPUs: []probe.GPU{{Free: 24 * g}, {Index: 1, Free: 24 * g}}})
+		synctest.Wait()
+		if got := (<-edge.heard).Links; !reflect.DeepEqual(got, links) {
+			t.Errorf("edges hear of %v, want %v", got, links)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestASlowGPUIsTakenLast(t *testing.T) {

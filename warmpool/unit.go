@@ -178,7 +178,7 @@ func (k *Keeper) move(u *unit, e event, why string) bool {
 // publish tells the edges.
 func (k *Keeper) publish() {
 	now := time.Now()
-	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(now), GPUs: k.room(now), Backends: make([]router.Backend, 0, len(k.units))}
+	n := router.Node{Name: k.node.Name, Host: k.ledger.FreeHost(now), GPUs: k.room(now), Links: k.ledger.links, Backends: make([]router.Backend, 0, len(k.units))}
 	for _, e := range k.evictable(nil, now) {
 		n.Evictable = append(n.Evictable, k.leaving(e))
 	}
