@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"pilotlight/config"
+	"pilotlight/proxy/admin"
 )
 
 // devConfig is the made-up fleet of dev. It is an example too: everything in it works in a file of one's own.
@@ -49,8 +50,9 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err := override(cfg, c.Listen, c.Admin); err != nil {
 		return err
 	}
+	gpus := &simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin}}
 	return serve(ctx, site{
-		cfg: cfg, log: log,
+		cfg: cfg, log: log, gpus: gpus.Watch,
 		stopServers: func() bool { return true },
 		started:     func() { fmt.Printf(welcome, c.Listen, c.Admin, c.Listen, c.Admin) },
 	})

@@ -20,7 +20,7 @@ type eyes struct {
 	watch probe.Watch // nil: nobody looks
 	last  atomic.Pointer[probe.GPUs]
 	once  sync.Once
-	first chan struct{} // closed with the first look, or when none will come
+	first chan struct{} // closed when the driver has first been heard, or will not be
 	tell  atomic.Pointer[func(probe.GPUs)]
 }
 
@@ -67,7 +67,9 @@ func (e *eyes) close(why string) {
 // see takes in a look, and passes it on.
 func (e *eyes) see(look probe.GPUs) {
 	e.last.Store(&look)
-	e.once.Do(func() { close(e.first) })
+	if !look.At.IsZero() { // else it only says that nothing has been heard yet
+		e.once.Do(func() { close(e.first) })
+	}
 	if tell := e.tell.Load(); tell != nil {
 		(*tell)(look)
 	}

@@ -55,22 +55,23 @@ func (c gpusCmd) local(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	host, _ := os.Hostname()
-	var shown time.Time
+	nobodys := func(probe.Process) string { return "" }
+	began, shown, looks := time.Now(), time.Time{}, 0
 	var problem error
-	looks := 0
 	err = watch(ctx, func(look probe.GPUs) {
-		looks++
-		settling := look.Problem == "" && looks < settled && len(look.GPUs) > 0 && look.GPUs[0].Health != probe.Unknown
-		if settling || !shown.IsZero() && time.Since(shown) < c.Watch {
+		starting := look.At.IsZero() && time.Since(began) < driverStart
+		if looks++; starting || len(look.GPUs) > 0 && looks < settled || !shown.IsZero() && time.Since(shown) < c.Watch {
 			return
 		}
 		shown = time.Now()
-		nobodys := func(probe.Process) string { return "" }
 		if problem = c.print(admin.GPUsOf(host, look, nobodys)); problem != nil || c.Watch == 0 {
 			cancel()
 		}
 	})
-	if errors.Is(err, context.Canceled) || errors.Is(err, nvml.ErrNoLibrary) {
+	switch {
+	case errors.Is(err, nvml.ErrNoLibrary) && shown.IsZero():
+		return c.print(admin.GPUsOf(host, probe.GPUs{Problem: err.Error()}, nobodys))
+	case errors.Is(err, nvml.ErrNoLibrary), errors.Is(err, context.Canceled):
 		return problem
 	}
 	return cmp.Or(problem, err)

@@ -59,6 +59,12 @@ func (e *engine) metrics(model string) http.Handler {
 	used := func() float64 { return float64(e.held()) / float64(e.KVTokens) }
 	gauge("vllm:kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", used)
 	gauge("vllm:gpu_cache_usage_perc", "The same, as it was called before vLLM 0.11.", used)
+	gauge("modelsim_gpu_memory_bytes", "Memory that is held of the simulated GPUs.", func() float64 {
+		if e.asleep.any() {
+			return e.AsleepMemory * (1 << 30)
+		}
+		return e.Memory * (1 << 30)
+	})
 	c := e.counts
 	page.MustRegister(c.promptTokens, c.generatedTokens, c.preempted, c.finished, c.firstToken)
 	page.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{

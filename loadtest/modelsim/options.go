@@ -35,6 +35,9 @@ type Options struct {
 	Slots      int           `default:"32" group:"Engine" help:"Requests that run at once; the others wait in the engine (${default})."`
 	KVTokens   int           `name:"kv-tokens" default:"65536" group:"Engine" placeholder:"TOKENS" help:"Size of the KV cache, and with it of the longest prompt and answer (${default})."`
 
+	Memory       float64 `name:"gpu-memory" default:"0" group:"Memory" placeholder:"GIB" help:"GPU memory that it says that it holds while awake (${default}), in GiB."`
+	AsleepMemory float64 `name:"gpu-memory-asleep" default:"0" group:"Memory" placeholder:"GIB" help:"The same while it sleeps (${default})."`
+
 	Asleep     string        `enum:"wait,crash" default:"wait" group:"Failures" help:"What a request to a sleeping engine does: wait until the engine wakes (vLLM since 0.17) or crash it (vLLM before)."`
 	StallAfter time.Duration `group:"Failures" help:"Stop making progress after so much loading, and hang."`
 	Fail       Failure       `group:"Failures" placeholder:"HOW" help:"Fail: crash-on-load, oom, hang (accept and never answer) or die-mid-stream[=TOKENS] (20)."`
@@ -73,6 +76,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("a step of %v would never end; it must be more than 0", o.Step)
 	case min(o.Load, o.WakeHost, o.WakeDisk, o.StepPerSeq, o.Prefill, o.StallAfter) < 0:
 		return errors.New("no time may be negative")
+	case min(o.Memory, o.AsleepMemory) < 0:
+		return errors.New("no memory may be negative")
 	case min(o.Slots, o.KVTokens, o.Answer) < 1:
 		return fmt.Errorf("%d slots, %d KV tokens and answers of %d tokens: each must be at least 1", o.Slots, o.KVTokens, o.Answer)
 	case o.FailTimes > 0 && o.FailState == "":

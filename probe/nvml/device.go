@@ -158,19 +158,20 @@ func (d *device) memory(l *library) {
 
 // sizes reads the sizes of its memory. Before driver 510 what the driver reserved counted as used.
 func (d *device) sizes(l *library) {
-	var m nvml.Memory_v2
 	d.deaf = nvml.SUCCESS
-	if d.call(l, "", func() (r nvml.Return) { m, r = d.handle.GetMemoryInfo_v2(); return r }, "nvmlDeviceGetMemoryInfo_v2") {
+	var m nvml.Memory_v2
+	if d.call(l, "", func() nvml.Return { m, d.deaf = d.handle.GetMemoryInfo_v2(); return d.deaf }, "nvmlDeviceGetMemoryInfo_v2") {
 		d.gpu.Total, d.gpu.Used, d.gpu.Free, d.gpu.Reserved = config.Size(m.Total), config.Size(m.Used), config.Size(m.Free), config.Size(m.Reserved)
 		return
 	}
-	var old nvml.Memory
-	d.gpu.Reserved = -1
-	if d.call(l, "memory", func() nvml.Return { old, d.deaf = d.handle.GetMemoryInfo(); return d.deaf }, "nvmlDeviceGetMemoryInfo") {
-		d.gpu.Total, d.gpu.Used, d.gpu.Free = config.Size(old.Total), config.Size(old.Used), config.Size(old.Free)
+	d.gpu.Total, d.gpu.Used, d.gpu.Free, d.gpu.Reserved = -1, -1, -1, -1
+	if d.deaf != nvml.SUCCESS && !silent(d.deaf) {
 		return
 	}
-	d.gpu.Total, d.gpu.Used, d.gpu.Free = -1, -1, -1
+	var old nvml.Memory
+	if d.call(l, "memory", func() nvml.Return { old, d.deaf = d.handle.GetMemoryInfo(); return d.deaf }, "nvmlDeviceGetMemoryInfo") {
+		d.gpu.Total, d.gpu.Used, d.gpu.Free = config.Size(old.Total), config.Size(old.Used), config.Size(old.Free)
+	}
 }
 
 // processes reads who holds memory: with compute, graphics or both.

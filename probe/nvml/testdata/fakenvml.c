@@ -5,7 +5,7 @@
 //
 // -DOLD leaves out what old drivers do not have; a call of that would end the process.
 //
-// The file is named by $FAKE_NVML_STATE and read again when it changes; replace it by rename. A line is one of these; # begins a comment.
+// The file is $FAKE_NVML_STATE, or "state" beside the library, and read again when it changes; replace it by rename. A line is one of these; # begins a comment.
 //   driver VERSION
 //   init CODE                                     nvmlInit answers that nvmlReturn_t
 //   gpu I UUID TOTAL RESERVED USED ENERGY_MJ POWER_MW NAME...
@@ -26,6 +26,7 @@
 #define NVML_NO_UNVERSIONED_FUNC_DEFS 1
 #include "nvml.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,9 +111,20 @@ static void line(char *l) {
 	} else if (sscanf(l, "grow %d", &i) == 1) { S.grow = i; }
 }
 
+// state is the path of the file.
+static const char *state(void) {
+	static char beside[4096];
+	const char *named = getenv("FAKE_NVML_STATE"), *slash;
+	Dl_info self;
+	if (named) return named;
+	if (!dladdr(beside, &self) || !(slash = strrchr(self.dli_fname, '/'))) return NULL;
+	snprintf(beside, sizeof beside, "%.*s/state", (int)(slash - self.dli_fname), self.dli_fname);
+	return beside;
+}
+
 // load reads the file if it has changed. mu is held.
 static void load(void) {
-	const char *path = getenv("FAKE_NVML_STATE");
+	const char *path = state();
 	struct stat st;
 	char l[512];
 	FILE *f;
