@@ -40,6 +40,11 @@ demo: ## The same with cold starts of 20 s, to watch what waiting is like
 	echo "  bin/pilotlight status --watch 1s"; echo
 	@XDG_STATE_HOME=$(CURDIR)/bin/demo bin/pilotlight serve -c bin/demo.yaml $(ARGS)
 
+.PHONY: demo-fleet
+demo-fleet: bin/consul ## Consul, four agents with simulated GPUs and three edges, each a process; prints what to try
+	@mkdir -p bin && go build -o bin/pilotlight .
+	@go run ./loadtest/demofleet $(ARGS)
+
 .PHONY: test
 test: deps ## Everything, under the race detector; installs what it needs itself
 	go vet ./...

@@ -36,6 +36,7 @@ func layout() map[string][]string {
 		"loadtest/chaosconsul":  {"loadtest/realconsul"},
 		"loadtest/benchconsul":  {"config", "router", "router/consul", "loadtest/realconsul"},
 		"loadtest/edge":         {}, // it sees pilotlight from outside
+		"loadtest/demofleet":    {},
 		"loadtest/benchwake":    {"loadtest/edge"},
 		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim"},
 		"loadtest/benchleave":   {"loadtest/edge"},

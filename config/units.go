@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -94,6 +95,22 @@ func (s Size) String() string {
 
 // MarshalText writes the size as String does.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// MarshalJSON writes the number of bytes. JSON is between programs, where a size may be what is lacking: negative.
+func (s Size) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, int64(s), 10), nil }
+
+// UnmarshalJSON reads a number of bytes, or what UnmarshalText reads.
+func (s *Size) UnmarshalJSON(text []byte) error {
+	if quoted, ok := bytes.CutPrefix(text, []byte(`"`)); ok {
+		return s.UnmarshalText(bytes.TrimSuffix(quoted, []byte(`"`)))
+	}
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s is not a number of bytes", quote(string(text)))
+	}
+	*s = Size(n)
+	return nil
+}
 
 var sizeForm = regexp.MustCompile(`^([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z]*)$`)
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,7 @@ type Keeper interface {
 type Options struct {
 	Node    config.Node
 	Version string
+	Host    string // by which edges reach the node, in place of loopback addresses; empty: those
 	Models  map[string]config.Model
 	Keeper  func() Keeper // asked once edges can be heard
 	// Look says what a backend's engine does now. It is asked of backends that an edge which was cut off may still use.
@@ -95,7 +97,8 @@ func public(models map[string]config.Model) map[string]config.Model {
 	for name, m := range models {
 		m.Backends = slices.Clone(m.Backends)
 		for i := range m.Backends {
-			m.Backends[i].Process, m.Backends[i].Hooks = nil, nil
+			b := &m.Backends[i]
+			b.Process, b.Hooks, b.Nomad, b.Kubernetes, b.Docker = nil, nil, nil, nil, nil
 		}
 		all[name] = m
 	}
@@ -169,6 +172,7 @@ func (h *Hub) Observe(n router.Node) {
 	now := make(map[string]*backend, len(n.Backends))
 	for i := range n.Backends {
 		n.Backends[i].Shared = true
+		n.Backends[i].Addr = h.Reached(n.Backends[i].Addr)
 		is := n.Backends[i]
 		b := h.backends[is.ID]
 		if b == nil {
@@ -186,6 +190,16 @@ func (h *Hub) Observe(n router.Node) {
 		h.divide(id, false)
 	}
 	h.kick()
+}
+
+// Reached is an address on this host as edges reach it.
+func (h *Hub) Reached(addr string) string {
+	host := h.o.Host
+	at, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(at); host == "" || err != nil || at != "localhost" && !ip.IsLoopback() {
+		return addr
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // Read tells every edge what probes have seen on the node. Where an edge is slow to hear it, the latest counts.

@@ -72,7 +72,8 @@ func newLab(t *testing.T, edges int, backends ...router.Backend) *lab {
 }
 
 func testModels() map[string]config.Model {
-	m := config.Model{Line: config.Line{Requests: 1000, Bytes: config.GiB, MaxWait: config.Duration(time.Hour)}}
+	m := config.DefaultModel("m")
+	m.Line = config.Line{Requests: 1000, Bytes: config.GiB, MaxWait: config.Duration(time.Hour)}
 	m.Answer.Total = config.Duration(20 * time.Minute)
 	return map[string]config.Model{"m": m}
 }

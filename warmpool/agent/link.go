@@ -53,35 +53,37 @@ type Dial func(ctx context.Context, addr string) (EdgeStream, error)
 
 // Link is an edge's end of the link to one agent. All its methods may be called from any goroutine.
 type Link struct {
-	addr  string
-	self  Edge
-	fleet Fleet
-	dial  Dial
-	log   *slog.Logger
+	addr   string
+	ending func() bool // the edge ends, with nothing in flight
+	self   Edge
+	fleet  Fleet
+	dial   Dial
+	log    *slog.Logger
 
 	kicked chan struct{} // capacity 1: there is something to say
 
 	stirring sync.Mutex // guards stirred; held for moments only
 	stirred  map[string]bool
 
-	mu    sync.Mutex // guards what follows
-	node  *Node      // as last heard; nil: never
-	slots map[string]router.Grant
-	until time.Time   // up to when the edge admits to the node's backends
-	lapse *time.Timer // goes off then
-	away  bool        // it has, and nothing is admitted
-	state LinkState
-	heard time.Time // last
-	why   error     // why there is no link
-	gone  time.Time // since when there is none
-	told  map[string]router.Use
-	ack   uint64
-	acked uint64 // what the agent was told of it
-	asks  map[uint64]*asking
-	asked uint64 // the last ID
-	tell  bool   // asks have changed
-	sent  []time.Time
-	first uint64 // Up.Count of sent[0]
+	mu      sync.Mutex // guards what follows
+	node    *Node      // as last heard; nil: never
+	guessed bool       // node is what somebody else says of it
+	slots   map[string]router.Grant
+	until   time.Time   // up to when the edge admits to the node's backends
+	lapse   *time.Timer // goes off then
+	away    bool        // that has passed, and nothing is admitted
+	state   LinkState
+	heard   time.Time // last
+	why     error     // why there is no link
+	gone    time.Time // since when there is none
+	told    map[string]router.Use
+	ack     uint64
+	acked   uint64 // what the agent was told of it
+	asks    map[uint64]*asking
+	asked   uint64 // the last ID
+	tell    bool   // asks have changed
+	sent    []time.Time
+	first   uint64 // Up.Count of sent[0]
 }
 
 // asking is somebody who waits for an answer.
@@ -102,14 +104,14 @@ const (
 )
 
 // newLink makes the link to the agent at addr. It does nothing until run.
-func newLink(addr string, self Edge, fleet Fleet, dial Dial, log *slog.Logger) *Link {
+func newLink(addr string, ending func() bool, self Edge, fleet Fleet, dial Dial, log *slog.Logger) *Link {
 	return &Link{
-		addr: addr, self: self, fleet: fleet, dial: dial, log: log.With("agent", addr), kicked: make(chan struct{}, 1), stirred: map[string]bool{},
-		state: Unknown, gone: time.Now(), asks: map[uint64]*asking{}, slots: map[string]router.Grant{},
+		addr: addr, ending: ending, self: self, fleet: fleet, dial: dial, log: log.With("agent", addr), kicked: make(chan struct{}, 1), stirred: map[string]bool{},
+		state: Unknown, away: true, gone: time.Now(), asks: map[uint64]*asking{}, slots: map[string]router.Grant{},
 	}
 }
 
-// run keeps the link until ctx ends, and then says that the edge has ended.
+// run keeps the link until ctx ends. If the edge ends with it, it says so.
 func (l *Link) run(ctx context.Context) {
 	pause := firstPause
 	for ctx.Err() == nil {
@@ -130,6 +132,9 @@ func (l *Link) run(ctx context.Context) {
 	if l.lapse != nil {
 		l.lapse.Stop()
 	}
+	if l.away = true; !l.ending() {
+		l.show() // the edge goes on, without this node
+	}
 }
 
 // lost notes that there is no link. That nobody listens is as good as having heard the agent at the time when the attempt began:
@@ -137,10 +142,12 @@ func (l *Link) run(ctx context.Context) {
 func (l *Link) lost(began time.Time, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	state := CutOff
+	state, was := CutOff, l.away
 	if errors.Is(why, syscall.ECONNREFUSED) {
 		state = Away
-		l.renew(began, LeaseTime)
+		if l.renew(began, LeaseTime); was != l.away {
+			l.show()
+		}
 	} else if l.node == nil {
 		state = Unknown
 	}
@@ -167,10 +174,7 @@ func (l *Link) renew(at time.Time, lease time.Duration) {
 	} else {
 		l.lapse.Reset(left)
 	}
-	if l.away {
-		l.away = false
-		l.show()
-	}
+	l.away = false
 }
 
 // stop admits nothing to the node's backends any more, unless the agent has been heard.
@@ -200,14 +204,7 @@ func (l *Link) show() {
 		}
 	}
 	l.fleet.Observe(shown)
-	for i := range shown.Backends {
-		id := shown.Backends[i].ID
-		if l.away {
-			l.fleet.Grant(id, router.Grant{})
-		} else {
-			l.fleet.Grant(id, l.slots[id])
-		}
-	}
+	l.grant()
 }
 
 // speak makes the link and keeps it until it breaks or ctx ends.
@@ -258,10 +255,11 @@ func (l *Link) act(m *Down) {
 		l.log.Info("an agent is linked")
 		l.state, l.why = Linked, nil
 	}
+	was := l.away
 	l.heard, l.ack = now, m.Seq
 	m.inTime(now)
 	if m.Node != nil {
-		l.node = m.Node
+		l.node, l.guessed = m.Node, false
 	}
 	if m.Slots != nil {
 		l.slots = m.Slots
@@ -271,8 +269,11 @@ func (l *Link) act(m *Down) {
 		l.sent, l.first = l.sent[m.Heard-l.first:], m.Heard
 		l.renew(at, m.Lease)
 	}
-	if !l.away && (m.Node != nil || m.Slots != nil) {
-		l.changed(m)
+	switch {
+	case m.Node != nil || was != l.away:
+		l.show()
+	case m.Slots != nil && !l.away:
+		l.grant()
 	}
 	if m.Read != nil && l.node != nil {
 		l.fleet.Read(l.node.Name, *m.Read)
@@ -289,16 +290,35 @@ func (l *Link) act(m *Down) {
 	}
 }
 
-// changed hands on what has changed. l.mu is held.
-func (l *Link) changed(m *Down) {
-	if m.Node != nil {
-		l.show()
-		return
-	}
+// grant hands the edge's slots to the fleet. l.mu is held.
+func (l *Link) grant() {
 	for i := range l.node.Backends {
 		id := l.node.Backends[i].ID
-		l.fleet.Grant(id, l.slots[id])
+		if l.away {
+			l.fleet.Grant(id, router.Grant{})
+		} else {
+			l.fleet.Grant(id, l.slots[id])
+		}
 	}
+}
+
+// suggest says what somebody else knows of a node whose agent was never heard. Where its host says that nobody listens there, that
+// counts, with all its slots: there is nobody to ask for them.
+func (l *Link) suggest(n Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.node != nil && !l.guessed {
+		return
+	}
+	n.Backends = slices.Clone(n.Backends)
+	l.node, l.guessed, l.slots = &n, true, map[string]router.Grant{}
+	for i := range n.Backends {
+		b := &n.Backends[i]
+		if b.Shared = true; b.State == router.Ready {
+			l.slots[b.ID] = router.Grant{Slots: b.Slots}
+		}
+	}
+	l.show()
 }
 
 // inTime sets the times of a message by this host's clock.
@@ -348,8 +368,7 @@ func (l *Link) stir(model string) {
 	l.kick()
 }
 
-// say tells the agent what there is to say, and something every beat, until the stream is over. When ctx ends it says that the edge
-// has ended.
+// say tells the agent what there is to say, and something every beat, until the stream is over or ctx ends.
 func (l *Link) say(ctx context.Context, over <-chan struct{}, s EdgeStream) error {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
@@ -374,6 +393,10 @@ func (l *Link) say(ctx context.Context, over <-chan struct{}, s EdgeStream) erro
 		case <-over:
 			return nil
 		case <-ctx.Done():
+			if !l.ending() {
+				s.Close()
+				return nil
+			}
 			_ = s.Send(&Up{Count: count, Bye: true}) // or else the lease ends by itself
 			time.AfterFunc(beat, s.Close)            // the agent ends the stream when it has heard that
 			return nil

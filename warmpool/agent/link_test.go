@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -315,4 +317,99 @@ func TestUnusedSlotsMoveAtOnce(t *testing.T) {
 		}
 		all.Wait()
 	})
+}
+
+// An edge is told that an agent is no longer one of its own, with a request in flight there.
+func TestAnEdgeThatDropsALinkIsCutOffAndHasNotEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		r, err := l.edges[0].ask(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.edges[0].links.Set(nil)
+		time.Sleep(10 * way)
+		if _, err := l.edges[0].TryAcquire(router.Request{Model: "m"}); err == nil {
+			t.Error("it admits to a node without a link, and without a lease that anybody renews")
+		}
+		time.AfterFunc(5*time.Minute, r.end)
+		began := time.Now()
+		if err := l.node.sleep(t.Context(), "n/m-0"); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 5*time.Minute {
+			t.Errorf("the backend slept after %s, with a request in flight for 5m", took)
+		}
+	})
+}
+
+// Consul knows of a backend whose agent this edge has never heard.
+func TestWhatOthersSayOfANodeCountsWhereNobodyListens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		l.node.set("n/m-0", router.Waking)
+		l.node.set("n/m-0", router.Ready)
+		l.killAgent()
+		late := l.newEdge("late")
+		said := router.Node{Name: "n", Backends: []router.Backend{{ID: "n/m-0", Model: "m", Slots: 2, Engine: config.VLLM, State: router.Ready, Addr: "n/m-0"}}}
+		late.links.Suggest("n", Node{Node: said})
+		time.Sleep(maxPause)
+		lease, err := late.TryAcquire(router.Request{Model: "m"})
+		if err != nil {
+			t.Fatalf("where nobody listens: %v", err)
+		}
+		r := late.begin(lease)
+		l.startAgent()
+		time.AfterFunc(2*time.Minute, r.end)
+		began := time.Now()
+		if err := l.node.sleep(t.Context(), "n/m-0"); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took < 2*time.Minute {
+			t.Errorf("the backend slept after %s, with a request in flight for 2m", took)
+		}
+	})
+}
+
+// What is lacking is negative, and was no reason to write it in a form that nobody reads.
+func TestANodeThatIsOvercommittedIsHeard(t *testing.T) {
+	n := Node{Node: router.Node{Name: "n", GPUs: []router.Room{{Free: -3 * config.GiB}}, Host: -1}, Memory: []config.Size{24 * config.GiB}}
+	text, err := codec{}.Marshal(&Down{Node: &n})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Down
+	if err := (codec{}).Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Node.GPUs[0].Free != -3*config.GiB || got.Node.Host != -1 || got.Node.Memory[0] != 24*config.GiB {
+		t.Errorf("got %+v", got.Node)
+	}
+}
+
+// What an agent says of its models must be readable, whatever its file says.
+func TestEveryKeyOfAModelComesAcross(t *testing.T) {
+	cfg, err := config.Load("../../config/testdata/every-key.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	models := public(cfg.Models)
+	text, err := codec{}.Marshal(&Down{Node: &Node{Models: models}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Down
+	if err := (codec{}).Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got.Node.Models, models) {
+		t.Errorf("got %+v, want %+v", got.Node.Models, models)
+	}
+	for name, m := range got.Node.Models {
+		for _, b := range m.Backends {
+			if b.Process != nil || b.Hooks != nil || b.Nomad != nil || b.Kubernetes != nil || b.Docker != nil {
+				t.Errorf("an edge learns how %s is started", name)
+			}
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pilotlight/config"
@@ -25,15 +26,17 @@ type Links struct {
 	owners sync.Map      // *Link by the ID of a backend
 	models sync.Map      // []*Link, never changed, by the name of a model
 	wanted chan struct{} // capacity 1: addrs have changed
+	ending atomic.Bool
 
 	mu    sync.Mutex // guards what follows
 	addrs []string
 	links map[string]*Link
+	hints map[string]Node // by address: what somebody else says
 }
 
 // NewLinks makes an edge's links. There are none until Set and Run.
 func NewLinks(self Edge, fleet Fleet, dial Dial, log *slog.Logger) *Links {
-	return &Links{self: self, fleet: fleet, dial: dial, log: log, wanted: make(chan struct{}, 1), links: map[string]*Link{}}
+	return &Links{self: self, fleet: fleet, dial: dial, log: log, wanted: make(chan struct{}, 1), links: map[string]*Link{}, hints: map[string]Node{}}
 }
 
 // Set says where the agents are: host:port of each. An edge that has no link to a node's agent any more goes on with the
@@ -48,21 +51,40 @@ func (s *Links) Set(addrs []string) {
 	}
 }
 
+// Suggest says what somebody else, Consul, knows of the node whose agent is at addr. It counts until that agent is heard.
+func (s *Links) Suggest(addr string, n Node) {
+	s.mu.Lock()
+	s.hints[addr] = n
+	l := s.links[addr]
+	s.mu.Unlock()
+	if l != nil {
+		l.suggest(n)
+	}
+}
+
 // Run keeps the links until ctx ends, and then tells the agents that the edge has ended: nothing may be in flight any more.
 func (s *Links) Run(ctx context.Context) error {
+	linking, end := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	defer running.Wait()
+	defer end()
 	stops := map[string]context.CancelFunc{}
 	for {
 		s.mu.Lock()
 		for _, addr := range s.addrs {
 			if stops[addr] == nil {
-				l := newLink(addr, s.self, nil, s.dial, s.log)
+				l := newLink(addr, s.ending.Load, s.self, nil, s.dial, s.log)
 				l.fleet = &view{s, l}
 				s.links[addr] = l
-				ctx, stop := context.WithCancel(ctx)
+				ctx, stop := context.WithCancel(linking)
 				stops[addr] = stop
-				running.Go(func() { l.run(ctx) })
+				hint, hinted := s.hints[addr]
+				running.Go(func() {
+					if hinted {
+						l.suggest(hint)
+					}
+					l.run(ctx)
+				})
 			}
 		}
 		for addr, stop := range stops {
@@ -70,15 +92,14 @@ func (s *Links) Run(ctx context.Context) error {
 				stop()
 				delete(stops, addr)
 				delete(s.links, addr)
+				delete(s.hints, addr)
 			}
 		}
 		s.mu.Unlock()
 		select {
 		case <-s.wanted:
 		case <-ctx.Done():
-			for _, stop := range stops {
-				stop()
-			}
+			s.ending.Store(true)
 			return nil
 		}
 	}
