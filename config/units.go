@@ -96,8 +96,14 @@ func (s Size) String() string {
 // MarshalText writes the size as String does.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalJSON writes the number of bytes. JSON is between programs, where a size may be what is lacking: negative.
-func (s Size) MarshalJSON() ([]byte, error) { return strconv.AppendInt(nil, int64(s), 10), nil }
+// MarshalJSON writes the size as String does. Between programs it may be what is lacking, which no file can say: negative,
+// and then it is a number of bytes.
+func (s Size) MarshalJSON() ([]byte, error) {
+	if s < 0 {
+		return strconv.AppendInt(nil, int64(s), 10), nil
+	}
+	return strconv.AppendQuote(nil, s.String()), nil
+}
 
 // UnmarshalJSON reads a number of bytes, or what UnmarshalText reads.
 func (s *Size) UnmarshalJSON(text []byte) error {
