@@ -24,6 +24,7 @@ import (
 	"pilotlight/config"
 	"pilotlight/probe"
 	"pilotlight/probe/engine"
+	"pilotlight/router/consul"
 	"pilotlight/warmpool"
 	"pilotlight/warmpool/agent"
 	"pilotlight/warmpool/launch"
@@ -38,15 +39,55 @@ type agentCmd struct {
 // Run keeps a node's backends for the edges until it is told to stop. SIGTERM leaves model servers running, for the next start to adopt;
 // Ctrl-C stops them.
 func (c *agentCmd) Run(ctx context.Context, log *slog.Logger) error {
-	cfg, err := config.Load(c.Config)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	stopServers := onInterrupt()
+	keep := func(held context.Context) error {
+		s, link, err := c.load(log)
+		if err != nil {
+			return err
+		}
+		s.reload = reload
+		s.stopServers = func() bool { return ctx.Err() != nil && stopServers() } // not when another agent takes over
+		return keepNode(held, s, link)
+	}
+	s, link, err := c.load(log)
 	if err != nil {
 		return err
 	}
-	watch := config.NewWatcher(c.Config, cfg, log)
-	if err := override(cfg, "", c.Admin); err != nil {
+	if s.cfg.Consul == nil || startsProcesses(s.cfg.Models) {
+		return keep(ctx)
+	}
+	client, err := consul.New(*s.cfg.Consul, log, prometheus.NewRegistry())
+	if err != nil {
 		return err
 	}
+	log.Info("keeping begins when no other agent of this name keeps what is on no node", "node", s.cfg.Node.Name)
+	return warmpool.Elect(ctx, client, "nodes/"+s.cfg.Node.Name, link.Listen, keep)
+}
+
+// startsProcesses says whether an agent starts model servers itself, on its own node: nobody else can own those.
+func startsProcesses(models map[string]config.Model) bool {
+	for _, m := range models {
+		if slices.ContainsFunc(m.Backends, func(b config.Backend) bool { return b.Process != nil }) {
+			return true
+		}
+	}
+	return false
+}
+
+// load reads the file, and what the command line says in place of it.
+func (c *agentCmd) load(log *slog.Logger) (site, config.Link, error) {
 	link := config.Link{Listen: "127.0.0.1:8082"}
+	cfg, err := config.Load(c.Config)
+	if err != nil {
+		return site{}, link, err
+	}
+	s := site{cfg: cfg, log: log, watch: config.NewWatcher(c.Config, cfg, log)} // before anything is overridden
+	if err := override(cfg, "", c.Admin); err != nil {
+		return site{}, link, err
+	}
 	if cfg.Link != nil {
 		link = *cfg.Link
 	}
@@ -54,12 +95,9 @@ func (c *agentCmd) Run(ctx context.Context, log *slog.Logger) error {
 		link.Listen = c.Listen
 	}
 	if host, _, err := net.SplitHostPort(link.Listen); err != nil || link.Cert == "" && !isLoopback(host) {
-		return fmt.Errorf("--listen is %s; without link.cert, link.key and link.ca it must be a loopback address with a port, as in 127.0.0.1:8082", link.Listen)
+		return site{}, link, fmt.Errorf("--listen is %s; without link.cert, link.key and link.ca it must be a loopback address with a port, as in 127.0.0.1:8082", link.Listen)
 	}
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
-	return keepNode(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload}, link)
+	return s, link, nil
 }
 
 // keepNode runs a keeper and its links until ctx ends. The link's port is open for as long as the keeper may move anything: whoever is
