@@ -132,10 +132,10 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	var keeper *warmpool.Keeper
 	hub := agent.NewHub(agent.Options{
 		Node: node, Version: version(), Models: models, Keeper: func() agent.Keeper { return keeper },
-		Look: look, File: filepath.Join(s.cfg.Node.StateDir, "edges.json"), Log: s.log,
+		Host: reachedBy(link), Look: look, File: filepath.Join(s.cfg.Node.StateDir, "edges.json"), Log: s.log,
 	})
 	registry := prometheus.NewRegistry()
-	mirror, err := s.mirror(hub, edges.Addr().String(), registry)
+	mirror, err := s.mirror(hub, hub.Advertised(edges.Addr()), registry)
 	if err != nil {
 		return err
 	}
@@ -191,6 +191,18 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	}
 	s.log.Info("stopped")
 	return err
+}
+
+// reachedBy is how edges on other hosts reach this one; empty: they do not.
+func reachedBy(link config.Link) string {
+	if link.Advertise != "" {
+		return link.Advertise
+	}
+	host, _, err := net.SplitHostPort(link.Listen)
+	if ip := net.ParseIP(host); err != nil || host == "" || isLoopback(host) || ip != nil && ip.IsUnspecified() {
+		return ""
+	}
+	return host
 }
 
 // onNode are the models with backends whose names are unique in the fleet: NODE/NAME.

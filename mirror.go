@@ -57,7 +57,7 @@ func (m *mirror) Observe(n router.Node) {
 	}
 	all := make([]consul.Backend, len(n.Backends))
 	for i, b := range n.Backends {
-		b.Node = n.Name
+		b.Node, b.Addr = n.Name, m.Reached(b.Addr)
 		all[i] = consul.Backend{Backend: b, Agent: n.Name, Wake: m.wakes[b.ID]}
 	}
 	m.entry.Set(all)

@@ -87,6 +87,9 @@ func (c *Config) checkLink(at *place) {
 	if !checkAddress(link.below("listen"), c.Link.Listen, 0) {
 		return
 	}
+	if strings.ContainsAny(c.Link.Advertise, "/ ") || strings.Count(c.Link.Advertise, ":") == 1 {
+		link.below("advertise").problem("link.advertise is %s; it must be a name or an address without a port, as in gpu-1.internal", quote(c.Link.Advertise))
+	}
 	if host, port, _ := net.SplitHostPort(c.Link.Listen); !loopback(host) && c.Link.Cert == "" {
 		link.below("listen").problem("link.listen is %s; without cert, key and ca it must be a loopback address, as in 127.0.0.1:%s", quote(c.Link.Listen), port)
 	}

@@ -90,6 +90,10 @@ type TLS struct {
 type Link struct {
 	// Listen is the address at which an agent waits for edges. An edge has no use for it. Default 127.0.0.1:8082.
 	Listen string `yaml:"listen"`
+	// Advertise is the name or the address, without a port, by which edges on other hosts reach this node: the link, and the model
+	// servers that the agent starts, which must listen there too. Default: the host of listen, unless that is loopback or
+	// every address; then edges on this host alone reach what is here.
+	Advertise string `yaml:"advertise,omitempty"`
 	// Cert is the path of our certificate, with intermediate ones behind it, as PEM. An agent's must bear the host by which edges
 	// name it. Default: none.
 	Cert string `yaml:"cert,omitempty"`

@@ -130,7 +130,7 @@ func refusals(t *testing.T) []struct {
 		{"The body is over the limit", no(413, router.BodyTooLarge, 0, "the body is larger than the limit of 1024 bytes")},
 		{"The line is full", no(429, router.LineFull, 12*time.Second, "the line for llama-8b is full; ask again later")},
 		{"All lines together hold too much", no(429, router.LineFull, 12*time.Second, "this edge holds as much for requests that wait as it may; ask again later")},
-		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "qwen-14b could not be woken: wake qwen-14b-0: it exited with status 1 after 1.2s: "+
+		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "qwen-14b could not be woken: also after room was made for more: wake qwen-14b-0: it exited with status 1 after 1.2s: "+
 			"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.06 GiB is free")},
 		{"The backend rests after a failure", no(503, router.WakeFailed, time.Second, "mixtral-8x7b rests after a failure: wake mixtral-8x7b-0: "+
 			"it exited with status 1 after 1.2s: RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}")},

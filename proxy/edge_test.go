@@ -728,9 +728,19 @@ func TestARequestThatReachedNobodyGoesElsewhere(t *testing.T) {
 
 func TestARequestThatReachedNobodyTriesEachBackendOnce(t *testing.T) {
 	up := answers(t, ok)
+	var dials sync.Mutex
 	var tried []string
+	take := func() []string {
+		dials.Lock()
+		defer dials.Unlock()
+		all := tried
+		tried = nil
+		return all
+	}
 	r := real(t, "", withDial(func(ctx context.Context, addr string) (net.Conn, error) {
+		dials.Lock()
 		tried = append(tried, addr)
+		dials.Unlock()
 		if addr != up {
 			return nil, errors.New("nobody is there")
 		}
@@ -738,14 +748,16 @@ func TestARequestThatReachedNobodyTriesEachBackendOnce(t *testing.T) {
 	}))
 	r.ready(8, "a", "b", up)
 	c := r.dial()
-	if resp, _ := say(t, c, post("")); resp.StatusCode != 200 || len(tried) != 3 {
-		t.Errorf("got %d after %v", resp.StatusCode, tried)
+	resp, _ := say(t, c, post(""))
+	if all := take(); resp.StatusCode != 200 || len(all) != 3 {
+		t.Errorf("got %d after %v", resp.StatusCode, all)
 	}
 	r.ready(8, "a", "b")
 	say(t, c, post("")) // takes what is left of three retries
-	tried = nil
-	if resp, _ := say(t, c, post("")); resp.StatusCode != 502 || len(tried) != 1 {
-		t.Errorf("got %d after %v, want one try: too many were tried again", resp.StatusCode, tried)
+	take()
+	resp, _ = say(t, c, post(""))
+	if all := take(); resp.StatusCode != 502 || len(all) != 1 {
+		t.Errorf("got %d after %v, want one try: too many were tried again", resp.StatusCode, all)
 	}
 	if n := testutil.ToFloat64(r.edge.metrics.retriesDenied); n == 0 {
 		t.Error("nobody counted what was denied")

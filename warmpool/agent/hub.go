@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -200,6 +201,15 @@ func (h *Hub) Reached(addr string) string {
 		return addr
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// Advertised is the address of a port of this host as edges reach it.
+func (h *Hub) Advertised(port net.Addr) string {
+	at := port.(*net.TCPAddr)
+	if h.o.Host == "" {
+		return at.String()
+	}
+	return net.JoinHostPort(h.o.Host, strconv.Itoa(at.Port))
 }
 
 // Read tells every edge what probes have seen on the node. Where an edge is slow to hear it, the latest counts.
