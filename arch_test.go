@@ -59,7 +59,7 @@ func fences() map[string][]string {
 		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
 		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
-		"github.com/hashicorp/consul/api":     {"loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
+		"github.com/hashicorp/consul/api":     {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
 		"github.com/hashicorp/golang-lru/v2":  {"router"},
 		"github.com/invopop/jsonschema":       {}, // tests only
 		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},

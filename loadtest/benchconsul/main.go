@@ -1,4 +1,4 @@
-// Benchconsul measures what discovery costs an edge: it registers a fleet in a real Consul, as its agents would, and watches another
+// Benchconsul measures what discovery costs an edge: it puts a fleet into a real Consul, as its agents would have, and watches another
 // process that follows it. `make bench-consul` runs it.
 package main
 
@@ -17,7 +17,6 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/loadtest/realconsul"
-	"pilotlight/router"
 	"pilotlight/router/consul"
 )
 
@@ -53,55 +52,6 @@ func client(addr string) (*consul.Client, error) {
 	return consul.New(config.Consul{Address: addr, Prefix: "pilotlight", Watches: 16}, slog.New(slog.DiscardHandler), nil)
 }
 
-// agents is how many registrations share a client. The generator is one address that stands for many, and is allowed more connections.
-const agents = 25
-
-// fleet is what the generator registers.
-type fleet struct {
-	o        options
-	backends [][]consul.Backend // by node
-	sets     []*consul.Registration
-}
-
-func newFleet(ctx context.Context, o options, addr string) (*fleet, error) {
-	f := &fleet{o: o, backends: make([][]consul.Backend, o.nodes)}
-	for i := range o.backends {
-		node, model := i%o.nodes, fmt.Sprintf("model-%03d", i%o.models)
-		name := fmt.Sprintf("node-%03d", node)
-		f.backends[node] = append(f.backends[node], consul.Backend{Agent: name, Wake: "process", Backend: router.Backend{
-			ID: fmt.Sprintf("%s/%s-%d", name, model, i/o.models), Model: model, Node: name, Addr: fmt.Sprintf("10.0.%d.%d:%d", node/250, node%250, 8000+i/o.nodes),
-			Engine: config.VLLM, Slots: 64, Width: 1, Memory: 40 * config.GiB, State: router.Ready,
-		}})
-	}
-	var c *consul.Client
-	for node := range o.nodes {
-		if node%agents == 0 {
-			var err error
-			if c, err = client(addr); err != nil {
-				return nil, err
-			}
-		}
-		r := c.RegisterAgent(consul.Agent{Node: fmt.Sprintf("node-%03d", node), Link: fmt.Sprintf("10.0.%d.%d:8082", node/250, node%250), Version: "bench"})
-		f.sets = append(f.sets, r)
-		go func() { _ = r.Run(ctx) }()
-	}
-	return f, nil
-}
-
-// set has a node's agent mirror its backends.
-func (f *fleet) set(node int) { f.sets[node].Set(f.backends[node]) }
-
-// move changes the state of a node's i-th backend, and gives its ID and its state.
-func (f *fleet) move(node, i int) (id, state string) {
-	b := &f.backends[node][i%len(f.backends[node])]
-	if b.State == router.Ready {
-		b.State, b.Reason = router.Asleep, "idle for 5m"
-	} else {
-		b.State, b.Reason = router.Ready, ""
-	}
-	return b.ID, b.State.String()
-}
-
 func measure(ctx context.Context, o options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -114,7 +64,7 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	cluster, err := realconsul.Start(ctx, realconsul.Options{Dir: dir, Connections: 4 * o.nodes})
+	cluster, err := realconsul.Start(ctx, realconsul.Options{Dir: dir})
 	if err != nil {
 		return err
 	}
@@ -125,19 +75,17 @@ func measure(ctx context.Context, o options) error {
 		return err
 	}
 	defer edge.end()
-	f, err := newFleet(ctx, o, addr)
-	if err != nil {
-		return err
-	}
+	f := newFleet(o, cluster.API(0))
 	fmt.Printf("%d backends of %d models on %d nodes, %d CPUs\n\n| what | measured |\n|---|---|\n", o.backends, o.models, o.nodes, numCPU())
 	began := time.Now()
-	for node := range o.nodes {
-		f.set(node)
+	if err := f.register(); err != nil {
+		return err
 	}
+	registered := time.Since(began)
 	if err := edge.await(ctx, "all are routable", 10*time.Minute, func() bool { return edge.ready() == o.backends }); err != nil {
 		return err
 	}
-	row("from nothing until all are routable", "%s, with the registering", time.Since(began).Round(100*time.Millisecond))
+	row("from nothing until all are routable", "%s, of which registering them took %s", time.Since(began).Round(100*time.Millisecond), registered.Round(100*time.Millisecond))
 	if err := edge.rest(ctx, 20*time.Second); err != nil {
 		return err
 	}
@@ -211,7 +159,9 @@ func changes(ctx context.Context, o options, f *fleet, edge *edge) error {
 		node := i * 7 % o.nodes
 		id, state := f.move(node, i)
 		began := time.Now()
-		f.set(node)
+		if err := f.commit(); err != nil {
+			return err
+		}
 		if err := edge.await(ctx, id+" is "+state, time.Minute, func() bool { return edge.state(id) == state }); err != nil {
 			return err
 		}
@@ -234,15 +184,16 @@ func registrations(ctx context.Context, f *fleet, edge *edge) error {
 		var took []time.Duration
 		for i := range 20 {
 			node := i * 3 % f.o.nodes
-			b := f.backends[node][0]
-			b.ID, b.Model, b.State, b.Reason = fmt.Sprintf("%s/%s-%d", b.Node, strings.ReplaceAll(what, " ", "-"), i), fmt.Sprintf(model, i), router.Ready, ""
-			f.backends[node] = append(f.backends[node], b)
+			b := backend{id: fmt.Sprintf("%s/%s-%d", nodeName(node), strings.ReplaceAll(what, " ", "-"), i), model: fmt.Sprintf(model, i), ready: true}
+			f.add(node, b)
 			began := time.Now()
-			f.set(node)
-			if err := edge.await(ctx, b.ID+" is routable", time.Minute, func() bool { return edge.state(b.ID) == "ready" }); err != nil {
+			if err := f.commit(); err != nil {
 				return err
 			}
-			took = append(took, edge.when(b.ID).Sub(began))
+			if err := edge.await(ctx, b.id+" is routable", time.Minute, func() bool { return edge.state(b.id) == "ready" }); err != nil {
+				return err
+			}
+			took = append(took, edge.when(b.id).Sub(began))
 		}
 		slices.Sort(took)
 		row("from the registration of a backend "+what+" until it is routable", "median %s, at most %s", round(took[len(took)/2]), round(took[len(took)-1]))
@@ -260,7 +211,9 @@ func burst(ctx context.Context, o options, f *fleet, edge *edge) error {
 			id, state := f.move(node, i)
 			want[id] = state
 		}
-		f.set(node)
+	}
+	if err := f.commit(); err != nil {
+		return err
 	}
 	err := edge.await(ctx, "the burst has arrived", 5*time.Minute, func() bool {
 		for id, state := range want {

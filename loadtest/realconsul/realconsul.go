@@ -26,8 +26,6 @@ type Options struct {
 	Servers int    // 1 or 3; default 1
 	ACL     bool   // deny what no policy allows; Cluster.Token may do everything
 	TLS     *TLS   // serve the API over TLS; default: in clear
-
-	Connections int // that one address may have; default: Consul's own, 200
 }
 
 // TLS are paths of PEM files.
@@ -163,9 +161,6 @@ func (c *Cluster) configuration(s *Server) map[string]any {
 		"bind_addr": "127.0.0.1", "client_addr": "127.0.0.1", "ports": ports, "retry_join": join, "retry_interval": "1s",
 		"performance": map[string]any{"raft_multiplier": 1}, "disable_update_check": true, "leave_on_terminate": false, "log_level": "warn",
 		"connect": map[string]any{"enabled": false}, "rejoin_after_leave": true,
-	}
-	if c.options.Connections > 0 {
-		config["limits"] = map[string]any{"http_max_conns_per_client": c.options.Connections}
 	}
 	if c.options.TLS == nil {
 		ports["http"] = s.ports["api"]
