@@ -74,12 +74,11 @@ func (nobody) Wake(context.Context, string) error { return errors.New("nobody wa
 type edge struct {
 	cmd *exec.Cmd
 
-	mu       sync.Mutex // guards what follows
-	states   map[string]seen
-	nReady   int
-	last     usage
-	news     chan struct{}
-	finished bool
+	mu     sync.Mutex // guards what follows
+	states map[string]seen
+	nReady int
+	last   usage
+	news   chan struct{}
 }
 
 type seen struct {

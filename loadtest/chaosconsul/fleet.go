@@ -169,7 +169,7 @@ func (p *process) ill() error {
 		return err
 	}
 	if !s.Consul.Answers || s.Consul.Agents != 2 || s.Consul.Edges != 2 || s.Consul.Locks["planner"] == "" {
-		return fmt.Errorf("Consul: %+v", s.Consul)
+		return fmt.Errorf("status of Consul: %+v", s.Consul)
 	}
 	ready := 0
 	for _, m := range s.Models {

@@ -208,7 +208,7 @@ func (c *Cluster) AwaitLeader(ctx context.Context) error {
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-limit.Done():
-			return fmt.Errorf("Consul has no leader: %w; its log ends: %s", errors.Join(last, context.Cause(limit)), c.tail())
+			return fmt.Errorf("no leader of Consul: %w; its log ends: %s", errors.Join(last, context.Cause(limit)), c.tail())
 		}
 	}
 }

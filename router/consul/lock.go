@@ -123,7 +123,7 @@ func (l *lock) keep(ctx context.Context, renewed time.Time, lost context.CancelC
 		})
 		switch {
 		case gone:
-			lost(fmt.Errorf("Consul has ended the session of the lock %s", l.key))
+			lost(fmt.Errorf("the session of the lock %s has ended", l.key))
 			return
 		case err == nil:
 			renewed = began

@@ -219,7 +219,7 @@ func (r *Registration) sendBackend(ctx context.Context, b Backend) (changed stri
 	err = r.mirror(ctx, entry, next.status, next.output)
 	if errors.Is(err, errUnknown) {
 		delete(r.sent, b.ID)
-		return changed, fmt.Errorf("Consul has forgotten %s", b.ID)
+		return changed, fmt.Errorf("%s is forgotten", b.ID)
 	}
 	if err == nil {
 		r.sent[b.ID] = next
@@ -303,7 +303,7 @@ func (r *Registration) takeAway(ctx context.Context, want map[string]Backend) (e
 }
 
 // errUnknown is Consul's answer for a check that it does not know.
-var errUnknown = errors.New("Consul does not know the check")
+var errUnknown = errors.New("the check is not known")
 
 // put registers a service with its check.
 func (r *Registration) put(ctx context.Context, entry api.AgentServiceRegistration) error {
