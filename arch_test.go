@@ -32,11 +32,11 @@ func layout() map[string][]string {
 		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":      {},
 		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
-		"loadtest/realconsul":   {},
-		"loadtest/chaosconsul":  {"loadtest/realconsul"},
+		"loadtest/realconsul":   {"probe/proc"},
+		"loadtest/chaosconsul":  {"probe/proc", "loadtest/realconsul"},
 		"loadtest/benchconsul":  {"config", "router", "router/consul", "loadtest/realconsul"},
 		"loadtest/edge":         {}, // it sees pilotlight from outside
-		"loadtest/demofleet":    {},
+		"loadtest/demofleet":    {"probe/proc"},
 		"loadtest/benchwake":    {"loadtest/edge"},
 		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim"},
 		"loadtest/benchleave":   {"loadtest/edge"},

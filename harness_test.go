@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"pilotlight/probe/proc"
 	"pilotlight/proxy/admin"
 )
 
@@ -383,12 +384,11 @@ func get(ctx context.Context, url string, into any) error {
 // freeAddr is a loopback address on which nobody listens.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := proc.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", ports[0])
 }
 
 // sim is a model on one simulated model server.

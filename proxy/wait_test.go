@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,22 +23,24 @@ func heartbeats(m *config.Model) {
 	m.NoHeartbeat = []string{"Choker"}
 }
 
-// memoryBackend is a scripted backend inside a bubble. The test must call close.
+// memoryBackend is a scripted backend inside a bubble, which serves its connections side by side: the edge may open one more
+// before the last is back. The test must call close.
 func memoryBackend(serve func(c net.Conn, in *bufio.Reader)) (ln *fasthttputil.InmemoryListener, close func()) {
 	ln = fasthttputil.NewInmemoryListener()
-	done := make(chan struct{})
-	go func() {
-		defer func() { done <- struct{}{} }()
+	var serving sync.WaitGroup
+	serving.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			serve(c, bufio.NewReader(c))
-			c.Close()
+			serving.Go(func() {
+				defer c.Close()
+				serve(c, bufio.NewReader(c))
+			})
 		}
-	}()
-	return ln, func() { ln.Close(); <-done }
+	})
+	return ln, func() { ln.Close(); serving.Wait() }
 }
 
 // timed reads whatever comes from a connection in one piece, and when.

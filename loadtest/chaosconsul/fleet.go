@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"pilotlight/loadtest/realconsul"
+	"pilotlight/probe/proc"
 )
 
 // fleet is two edges and two agents, each with a model that stays awake and one that sleeps whenever it can.
@@ -93,15 +93,11 @@ func startFleet(ctx context.Context, dir string, cluster *realconsul.Cluster) (*
 
 // free are addresses where nobody listens.
 func free(n int) (addrs []string, err error) {
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer listener.Close()
-		addrs = append(addrs, listener.Addr().String())
+	ports, err := proc.FreePorts(n)
+	for _, port := range ports {
+		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", port))
 	}
-	return addrs, nil
+	return addrs, err
 }
 
 func begin(ctx context.Context, dir, binary, verb, name, text string) (*process, error) {

@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"pilotlight/probe/proc"
 )
 
 const (
@@ -103,7 +104,7 @@ func (f *fleet) start(ctx context.Context) error {
 }
 
 func (f *fleet) startConsul(ctx context.Context) error {
-	ports, err := freePorts(4)
+	ports, err := proc.FreePorts(4)
 	if err != nil {
 		return err
 	}
@@ -152,7 +153,7 @@ models:
 `
 
 func (f *fleet) startAgent(ctx context.Context, i int) error {
-	ports, err := freePorts(2)
+	ports, err := proc.FreePorts(2)
 	if err != nil {
 		return err
 	}
@@ -179,7 +180,7 @@ node: {name: edge-%d, state_dir: %q}
 `
 
 func (f *fleet) startEdge(ctx context.Context, i int) error {
-	ports, err := freePorts(2)
+	ports, err := proc.FreePorts(2)
 	if err != nil {
 		return err
 	}
@@ -323,17 +324,4 @@ func page(ctx context.Context, url string) (body string, ok bool) {
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	return string(text), err == nil && answer.StatusCode == http.StatusOK
-}
-
-// freePorts are ports of this host that nobody uses now.
-func freePorts(n int) (ports []int, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close() // when all are found, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"pilotlight/probe/proc"
 )
 
 // Options say what to run.
@@ -76,18 +77,17 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
-// findPorts reserves free ports: each is held until all are found, so that they differ.
+// findPorts finds free ports.
 func (s *Server) findPorts() error {
-	s.ports = map[string]int{"dns": -1, "grpc": -1, "http": -1, "https": -1}
-	for _, name := range []string{"api", "server", "serf_lan", "serf_wan"} {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("find a port for Consul: %w", err)
-		}
-		defer listener.Close()
-		s.ports[name] = listener.Addr().(*net.TCPAddr).Port
+	ports, err := proc.FreePorts(4)
+	if err != nil {
+		return err
 	}
-	s.Addr = fmt.Sprintf("127.0.0.1:%d", s.ports["api"])
+	s.ports = map[string]int{
+		"dns": -1, "grpc": -1, "http": -1, "https": -1,
+		"api": ports[0], "server": ports[1], "serf_lan": ports[2], "serf_wan": ports[3],
+	}
+	s.Addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	return nil
 }
 

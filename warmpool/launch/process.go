@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"pilotlight/probe/proc"
 	"pilotlight/warmpool"
 )
 
@@ -96,10 +97,11 @@ func (l *Launcher) start(gpus []int) error {
 	p := l.spec.Backend.Process
 	port := p.Port
 	if port == 0 {
-		var err error
-		if port, err = freePort(); err != nil {
+		free, err := proc.FreePorts(1)
+		if err != nil {
 			return err
 		}
+		port = free[0]
 	}
 	cmd, err := l.command(port, gpus)
 	if err != nil {
@@ -272,16 +274,6 @@ func how(state *os.ProcessState) string {
 		return fmt.Sprintf("was ended by signal %d (%v)", status.Signal(), status.Signal())
 	}
 	return fmt.Sprintf("exited with status %d", state.ExitCode())
-}
-
-// freePort finds a port that nobody listens on.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer listener.Close() //nolint:errcheck // nothing can be lost by it
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 func openLog(path string) (log *os.File, size int64, err error) {
