@@ -29,6 +29,8 @@ func layout() map[string][]string {
 		"warmpool/agent":        {"config", "probe", "router"},
 		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
+		"loadtest":              {}, // it sees servers as clients do
+		"loadtest/report":       {"loadtest"},
 		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":      {},
 		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
@@ -46,7 +48,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
 			"config", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
-			"loadtest/modelsim",
+			"loadtest", "loadtest/modelsim", "loadtest/report",
 		},
 	}
 }
@@ -55,23 +57,24 @@ func layout() map[string][]string {
 // here, and in as few packages as possible.
 func fences() map[string][]string {
 	return map[string][]string{
-		"github.com/NVIDIA/go-nvml":           {"probe/nvml"},
-		"github.com/Shopify/toxiproxy/v2":     {}, // tests only
-		"github.com/alecthomas/kong":          {".", "loadtest/modelsim"},
-		"github.com/bufbuild/protocompile":    {"loadtest/grpcsim"},
-		"github.com/hashicorp/consul/api":     {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
-		"github.com/hashicorp/golang-lru/v2":  {"router"},
-		"github.com/invopop/jsonschema":       {}, // tests only
-		"github.com/prometheus/client_golang": {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
-		"github.com/rogpeppe/go-internal":     {}, // tests only
-		"github.com/rs/zerolog":               {}, // tests only
-		"github.com/valyala/fasthttp":         {"proxy"},
-		"go.yaml.in/yaml/v4":                  {"config"},
-		"google.golang.org/grpc":              {"loadtest/grpcsim", "warmpool/agent"},
-		"google.golang.org/protobuf":          {"loadtest/grpcsim"},
-		"golang.org/x/sync":                   {".", "loadtest/modelsim", "router/consul"},
-		"golang.org/x/sys":                    {"loadtest/benchproxy", "proxy", "warmpool/launch"},
-		"golang.org/x/time":                   {"router/consul"},
+		"github.com/HdrHistogram/hdrhistogram-go": {"loadtest"},
+		"github.com/NVIDIA/go-nvml":               {"probe/nvml"},
+		"github.com/Shopify/toxiproxy/v2":         {}, // tests only
+		"github.com/alecthomas/kong":              {".", "loadtest/modelsim"},
+		"github.com/bufbuild/protocompile":        {"loadtest/grpcsim"},
+		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
+		"github.com/hashicorp/golang-lru/v2":      {"router"},
+		"github.com/invopop/jsonschema":           {}, // tests only
+		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
+		"github.com/rogpeppe/go-internal":         {}, // tests only
+		"github.com/rs/zerolog":                   {}, // tests only
+		"github.com/valyala/fasthttp":             {"proxy"},
+		"go.yaml.in/yaml/v4":                      {"config"},
+		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
+		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
+		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},
+		"golang.org/x/sys":                        {"loadtest/benchproxy", "proxy", "warmpool/launch"},
+		"golang.org/x/time":                       {"router/consul"},
 	}
 }
 
@@ -84,6 +87,9 @@ func bareSleeps() map[string]string {
 		"config/watch_test.go: pass":                                        "called in bubbles only",
 		"config/watch_test.go: TestAFileThatIsStillBeingWrittenIsLeftAlone": "watch makes the bubble",
 		"harness_test.go: eventually":                                       "polls real processes",
+		"loadtest/report/report_test.go: load":                              "called in bubbles only",
+		"loadtest/selfcheck_test.go: pausing":                               "called in bubbles only",
+		"loadtest/selfcheck_test.go: TestTokensAreTimedAsTheyCome":          "its server runs in a bubble only",
 		"proxy/edge_test.go: end":                                           "called in bubbles only",
 		"proxy/patience_test.go: TestABackendThatDoesNotBeginIsGivenUp":     "its backends run in bubbles only",
 		"router/consul/watch_test.go: pass":                                 "called in bubbles only",

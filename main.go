@@ -31,6 +31,7 @@ type verbs struct {
 	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`
 	GPUs     gpusCmd          `cmd:"" name:"gpus" help:"Show GPUs: who holds their memory, how busy they are, and whether they are well."`
+	Loadtest loadtestCmd      `cmd:"" help:"Put a load on a model server or a pilotlight, and measure what clients see."`
 	NVML     nvmlCmd          `cmd:"" name:"nvml" hidden:""`
 	Modelsim modelsim.Options `cmd:"" help:"Run one simulated model server, as dev does."`
 	Version  versionCmd       `cmd:"" help:"Print the version."`
