@@ -29,7 +29,8 @@ func layout() map[string][]string {
 		"warmpool/agent":        {"config", "probe", "router"},
 		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
-		"loadtest":              {}, // it sees servers as clients do
+		"loadtest":              {"loadtest/trace"}, // it sees servers as clients do
+		"loadtest/trace":        {},
 		"loadtest/report":       {"loadtest"},
 		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":      {},
@@ -48,7 +49,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
 			"config", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
-			"loadtest", "loadtest/modelsim", "loadtest/report",
+			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/trace",
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"strings"
 
@@ -35,7 +36,7 @@ func (c *loadCmd) rivals(shape loadtest.Shape) (all []rival, err error) {
 
 // compare puts the same load on each in turn, again and again, each time beginning with another: what else the machine does meanwhile
 // concerns all alike.
-func (c *loadCmd) compare(ctx context.Context, shape loadtest.Shape, models []string) error {
+func (c *loadCmd) compare(ctx context.Context, shape loadtest.Shape, models []string, requests iter.Seq[loadtest.Request]) error {
 	if c.Rounds < 1 {
 		return errors.New("--rounds is at least 1")
 	}
@@ -59,7 +60,7 @@ func (c *loadCmd) compare(ctx context.Context, shape loadtest.Shape, models []st
 			if !c.Quiet {
 				fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, c.Rounds, all[i].name)
 			}
-			turn := report.Of(all[i].name, c.measure(ctx, all[i].target, c.requests(models)), c.SLO)
+			turn := report.Of(all[i].name, c.measure(ctx, all[i].target, requests), c.SLO)
 			if ctx.Err() == nil { // else it is not like the others
 				turns[i].Turns = append(turns[i].Turns, turn)
 			}

@@ -15,6 +15,7 @@ import (
 
 	"pilotlight/loadtest"
 	"pilotlight/loadtest/report"
+	"pilotlight/loadtest/trace"
 )
 
 // loadtestCmd measures what clients see.
@@ -34,6 +35,7 @@ from when it was to begin. So the percentiles are those of the clients who would
   pilotlight loadtest :8080 --html report.html --json report.json    the report as a page and as data
   pilotlight loadtest https://host/v1 --header 'Authorization: Bearer sk-...'
   pilotlight loadtest http://host/predict --body request.json        any HTTP POST, whose answer is read to its end
+  pilotlight loadtest :8080 --trace conversation_trace.jsonl --speed 4 recorded traffic, four times as fast
   pilotlight loadtest :8080 --compare nginx=http://127.0.0.1:8088    the same load for each in turn, medians and ratios
 
 Ctrl-C ends a load early, with a report of what was measured until then. All flags: pilotlight loadtest run --help`
@@ -44,7 +46,7 @@ type loadFlags struct {
 	Rate        loadtest.Rate `default:"10" group:"Load" help:"Requests that begin in a second (${default}), such as 20 or 0.5; 1..200 is a ramp."`
 	Arrivals    string        `enum:"poisson,constant" default:"poisson" group:"Load" help:"How they are spread: poisson, as many clients who know nothing of one another would come, or constant (${default})."`
 	Concurrency int           `placeholder:"N" group:"Load" help:"So many requests at once, each after the answer to the one before, instead of a rate. Who waits is not measured then."`
-	For         time.Duration `default:"30s" group:"Load" help:"How long requests begin, the warm-up included (${default})."`
+	For         time.Duration `group:"Load" placeholder:"30s" help:"How long requests begin, the warm-up included. Default: 30s, or all of a recording."`
 	Requests    int           `placeholder:"N" group:"Load" help:"No more requests than these."`
 	WarmUp      time.Duration `default:"0s" group:"Load" help:"What begins earlier does not count (${default})."`
 	Patience    time.Duration `default:"5m" group:"Load" help:"How long a client waits for the end of its answer before it leaves (${default})."`
@@ -66,6 +68,15 @@ type askFlags struct {
 	Header []string `placeholder:"'NAME: VALUE'" sep:"none" group:"Requests" help:"Header of every request; repeat it for more."`
 }
 
+// replayFlags are which part of a recording is sent again, and how.
+type replayFlags struct {
+	Trace     string        `placeholder:"FILE" group:"Replay" help:"Send recorded traffic instead of a rate: Azure LLM 2023, Mooncake (whose prompts share their beginnings), ServeGen, Azure Functions 2019, or the log of pilotlight serve; gzip or not."`
+	Speed     float64       `default:"1" group:"Replay" placeholder:"X" help:"How many times as fast as it was recorded (${default})."`
+	From      time.Duration `group:"Replay" placeholder:"TIME" help:"Leave out what was recorded earlier."`
+	Clients   int           `placeholder:"N" group:"Replay" help:"Only the busiest N clients (or functions) of the recording. Each has its model, of which --zipf says how popular they are."`
+	MaxPrompt int           `placeholder:"TOKENS" group:"Replay" help:"Cut longer prompts off."`
+}
+
 // reportFlags are where the report goes.
 type reportFlags struct {
 	SLO   []loadtest.SLO `name:"slo" sep:"none" placeholder:"THRESHOLD" group:"Report" help:"What must hold, such as ttft.p99<500ms, gap.p99<=80ms, errors<1% or rate>=100; repeat it for more."`
@@ -82,7 +93,10 @@ type loadCmd struct {
 
 	loadFlags
 	askFlags
+	replayFlags
 	reportFlags
+
+	recording *trace.Trace // nil: there is none
 }
 
 // Run runs the load and prints its report.
@@ -99,6 +113,9 @@ func (c *loadCmd) Run(ctx context.Context) error {
 		return err
 	}
 	defer target.Close()
+	if err := c.open(); err != nil {
+		return err
+	}
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -106,14 +123,36 @@ func (c *loadCmd) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(c.Compare) > 0 {
-		return c.compare(ctx, shape, models)
+	requests, err := c.requests(models)
+	if err != nil {
+		return err
 	}
-	result := c.measure(ctx, target, c.requests(models))
+	if len(c.Compare) > 0 {
+		return c.compare(ctx, shape, models, requests)
+	}
+	result := c.measure(ctx, target, requests)
 	p := report.Of("Load on "+c.URL, result, c.SLO)
 	c.describe(p, models)
 	p.Stopped = ctx.Err() != nil
 	return c.write(p)
+}
+
+// open reads the recording, and knows then how long the load is.
+func (c *loadCmd) open() (err error) {
+	whole := 30 * time.Second
+	if c.Trace != "" {
+		if c.Speed <= 0 || c.From < 0 {
+			return errors.New("--speed must be more than 0, and --from not negative")
+		}
+		if c.recording, err = trace.Open(c.Trace); err != nil {
+			return err
+		}
+		whole = time.Duration(float64(c.recording.Length-c.From)/c.Speed) + time.Nanosecond // what comes at its end still does
+	}
+	if c.For == 0 {
+		c.For = whole
+	}
+	return nil
 }
 
 func (c *loadFlags) check() error {
@@ -160,6 +199,9 @@ func (c *loadCmd) models(ctx context.Context, shape loadtest.Shape) ([]string, e
 	if shape.Body != nil {
 		return []string{""}, nil
 	}
+	if c.recorded() {
+		return nil, nil
+	}
 	names := c.Model
 	if len(names) == 0 {
 		var err error
@@ -174,6 +216,11 @@ func (c *loadCmd) models(ctx context.Context, shape loadtest.Shape) ([]string, e
 		names = names[:c.Models]
 	}
 	return names, nil
+}
+
+// recorded says whether the models are those of the recording.
+func (c *loadCmd) recorded() bool {
+	return c.recording != nil && c.recording.Format == trace.AccessLog && len(c.Model) == 0
 }
 
 // listModels asks for them.
@@ -209,7 +256,13 @@ func listModels(ctx context.Context, base string, header http.Header) (names []s
 }
 
 // requests are those that the flags describe.
-func (c *loadCmd) requests(models []string) iter.Seq[loadtest.Request] {
+func (c *loadCmd) requests(models []string) (iter.Seq[loadtest.Request], error) {
+	if c.recording != nil {
+		requests, err := loadtest.Replay{
+			Speed: c.Speed, From: c.From, Clients: c.Clients, Models: models, Zipf: c.Zipf, Prompt: c.Prompt, Answer: c.Answer, MaxPrompt: c.MaxPrompt, Seed: c.Seed,
+		}.Requests(c.recording)
+		return first(c.Requests, requests), err
+	}
 	arrivals := loadtest.Poisson(c.Rate, c.For, c.Seed)
 	switch {
 	case c.Concurrency > 0:
@@ -218,15 +271,26 @@ func (c *loadCmd) requests(models []string) iter.Seq[loadtest.Request] {
 		arrivals = loadtest.Constant(c.Rate, c.For)
 	}
 	popular := loadtest.NewZipf(len(models), c.Zipf)
-	return func(yield func(loadtest.Request) bool) {
-		random, n := rand.New(rand.NewPCG(c.Seed, 'r')), 0
+	return first(c.Requests, func(yield func(loadtest.Request) bool) {
+		random := rand.New(rand.NewPCG(c.Seed, 'r'))
 		for at := range arrivals {
-			if c.Requests > 0 && n == c.Requests {
-				return
-			}
-			n++
 			r := loadtest.Request{At: at, Model: models[popular.Draw(random.Float64())], Prompt: c.Prompt, Answer: c.Answer, Seed: random.Uint64()}
 			if !yield(r) {
+				return
+			}
+		}
+	}), nil
+}
+
+// first are the first n requests; 0: all.
+func first(n int, all iter.Seq[loadtest.Request]) iter.Seq[loadtest.Request] {
+	if n == 0 {
+		return all
+	}
+	return func(yield func(loadtest.Request) bool) {
+		sent := 0
+		for r := range all {
+			if sent++; !yield(r) || sent == n {
 				return
 			}
 		}
@@ -269,6 +333,9 @@ func (c *loadCmd) describe(p *report.Report, models []string) {
 	p.Command = commandLine()
 	if c.Concurrency > 0 {
 		p.Set("load", "closed, %d requests at once for %s; time that requests waited to be sent is not in the times below", c.Concurrency, c.For)
+	} else if c.recording != nil {
+		p.Set("recording", "%s: %s, %d requests in %s; %v times as fast from %s, for %s", c.Trace, c.recording.Format, c.recording.Count,
+			c.recording.Length.Round(time.Second), c.Speed, c.From, c.For.Round(time.Millisecond))
 	} else {
 		p.Set("load", "open, %s requests/s (%s) for %s", c.Rate, c.Arrivals, c.For)
 	}
@@ -276,8 +343,14 @@ func (c *loadCmd) describe(p *report.Report, models []string) {
 		p.Set("requests", "POST with the body %s", c.Body)
 		return
 	}
-	p.Set("requests", "prompts of %d tokens, answers of %d at most, stream: %t", c.Prompt, c.Answer, c.Stream)
-	p.Set("models", "%d, Zipf %v", len(models), c.Zipf)
+	lengths := ""
+	if c.recording != nil {
+		lengths = " where the recording does not say"
+	}
+	p.Set("requests", "prompts of %d tokens, answers of %d at most%s; stream: %t", c.Prompt, c.Answer, lengths, c.Stream)
+	if !c.recorded() {
+		p.Set("models", "%d, Zipf %v", len(models), c.Zipf)
+	}
 }
 
 // commandLine is how this process was started.
