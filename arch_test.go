@@ -31,6 +31,7 @@ func layout() map[string][]string {
 		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
 		"loadtest":              {"loadtest/trace"}, // it sees servers as clients do
 		"loadtest/trace":        {},
+		"loadtest/scenario":     {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
 		"loadtest/report":       {"loadtest"},
 		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":      {},
@@ -49,7 +50,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
 			"config", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
-			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/trace",
+			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 		},
 	}
 }

@@ -20,7 +20,8 @@ import (
 
 // loadtestCmd measures what clients see.
 type loadtestCmd struct {
-	Run loadCmd `cmd:"" default:"withargs" help:"Put a load on an address: any API of OpenAI's kind, or anything that takes a POST."`
+	Run      loadCmd     `cmd:"" default:"withargs" help:"Put a load on an address: any API of OpenAI's kind, or anything that takes a POST."`
+	Scenario scenarioCmd `cmd:"" help:"Run one of the uses that pilotlight exists for, on a fleet of its own: cold starts, latency, and what the GPUs cost."`
 }
 
 // Help is what kong prints below the usage of loadtest.
@@ -36,6 +37,7 @@ from when it was to begin. So the percentiles are those of the clients who would
   pilotlight loadtest https://host/v1 --header 'Authorization: Bearer sk-...'
   pilotlight loadtest http://host/predict --body request.json        any HTTP POST, whose answer is read to its end
   pilotlight loadtest :8080 --trace conversation_trace.jsonl --speed 4 recorded traffic, four times as fast
+  pilotlight loadtest scenario zero-to-thousands                     a use, on a fleet that it starts itself
   pilotlight loadtest :8080 --compare nginx=http://127.0.0.1:8088    the same load for each in turn, medians and ratios
 
 Ctrl-C ends a load early, with a report of what was measured until then. All flags: pilotlight loadtest run --help`

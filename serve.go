@@ -33,6 +33,8 @@ type serveCmd struct {
 	Config string `short:"c" required:"" type:"existingfile" placeholder:"FILE" help:"The configuration file. It is read again on SIGHUP and when it changes."`
 	Listen string `placeholder:"ADDR" help:"The data port, in place of the file's."`
 	Admin  string `placeholder:"ADDR" help:"The admin port, in place of the file's."`
+
+	Simulate bool `hidden:""` // the model servers are simulated, and so are the file's GPUs
 }
 
 // Run serves until it is told to stop. SIGTERM leaves model servers running, for the next start to adopt, as an upgrade wants
@@ -49,7 +51,11 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	return serve(ctx, site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload})
+	s := site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload}
+	if c.Simulate {
+		s.gpus = (&simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin}, others: filepath.Join(cfg.Node.StateDir, othersFile)}).Watch
+	}
+	return serve(ctx, s)
 }
 
 // override puts addresses from the command line in place of the file's. The admin port asks nobody who he is, so it is on

@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,13 +19,17 @@ import (
 // simulated looks at GPUs that are not there. What is held of them, and how busy they are, it asks the simulated model servers,
 // as the driver would ask its GPUs; who they are, it asks the pilotlight that runs them.
 type simulated struct {
-	gpus  []config.GPU
-	admin admin.Client
+	gpus   []config.GPU
+	admin  admin.Client
+	others string // file that says what others hold of them; empty: nothing
 
 	at  time.Time             // of the look before
 	ran map[int]time.Duration // for how long each server, by its PID, had computed then
 	all []time.Duration       // for how long each GPU has
 }
+
+// othersFile is where, beside the state, a load test says what others hold of simulated GPUs: a JSON list of sizes, by GPU.
+const othersFile = "others.json"
 
 // lookEvery is how often.
 const lookEvery = 200 * time.Millisecond
@@ -47,6 +53,7 @@ func (s *simulated) look(ctx context.Context) probe.GPUs {
 			Energy: -1, Power: -1, Heat: -1, Clock: -1, ECC: -1, Remapped: -1, Recovery: probe.RecoveryNone,
 		})
 	}
+	s.addOthers(look)
 	status, err := s.admin.Status(ctx)
 	if err != nil {
 		return look // it has not begun yet, or is ending
@@ -70,6 +77,19 @@ func (s *simulated) look(ctx context.Context) probe.GPUs {
 	}
 	s.ran = ran
 	return look
+}
+
+// addOthers counts what others hold, if they hold anything.
+func (s *simulated) addOthers(look probe.GPUs) {
+	var held []config.Size
+	text, err := os.ReadFile(s.others)
+	if err != nil || json.Unmarshal(text, &held) != nil {
+		return // there is no such file, or it is being written
+	}
+	for i := range min(len(held), len(look.GPUs)) {
+		g := &look.GPUs[i]
+		g.Used, g.Free = g.Used+held[i], max(0, g.Free-held[i])
+	}
 }
 
 // add counts what a server holds and how it was busy, evenly on its GPUs.

@@ -24,7 +24,7 @@ type burst struct {
 // Bounds of what recordings may count.
 const (
 	maxBursts   = 20_000_000
-	maxRequests = 100_000_000 // of one burst
+	maxRequests = math.MaxInt32 // of one burst
 	maxSeconds  = float64(10 * 365 * 24 * 3600)
 )
 
