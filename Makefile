@@ -104,6 +104,14 @@ bench-leave: ## How soon a model server sees that a client left, while 5,000 str
 soak-edge: ## Everything at once for a minute (ARGS="-for 20m"): no answer goes astray, nothing is left
 	@go run ./loadtest/soakedge $(ARGS)
 
+# How long a soak takes: make soak SOAK=2m.
+SOAK ?= 30m
+
+.PHONY: soak
+soak: bin/consul ## Two edges, two agents and Consul for SOAK (30m), where something goes wrong every few seconds: nothing is lost or left
+	@go build -o bin/pilotlight .
+	@bin/pilotlight loadtest scenario soak --for $(SOAK) $(ARGS)
+
 .PHONY: bench-routing
 bench-routing: ## Time to the first token by how backends are picked, on recorded requests in virtual time
 	@go run ./loadtest/benchrouting $(ARGS)

@@ -71,7 +71,7 @@ func fences() map[string][]string {
 		"github.com/rogpeppe/go-internal":         {}, // tests only
 		"github.com/rs/zerolog":                   {}, // tests only
 		"github.com/valyala/fasthttp":             {"proxy"},
-		"go.yaml.in/yaml/v4":                      {"config"},
+		"go.yaml.in/yaml/v4":                      {"config", "loadtest/scenario"},
 		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
 		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,6 +20,8 @@ type scenarioCmd struct {
 	Speed   float64       `placeholder:"X" group:"Scenario" help:"How many times as fast as the world, in place of the scenario's own."`
 	For     time.Duration `placeholder:"TIME" group:"Scenario" help:"How long, in the time of the world, in place of the scenario's own."`
 	Seed    uint64        `default:"1" group:"Scenario" help:"The same seed makes the same requests at the same times (${default})."`
+	Faults  string        `placeholder:"FILE" type:"existingfile" group:"Scenario" help:"Let things go wrong, as a timeline in YAML says; loadtest/scenario/soak.yaml is one."`
+	Consul  string        `placeholder:"PATH" group:"Scenario" help:"The program Consul, for the fleet of soak. Default: bin/consul or consul, where there is one; else it does without."`
 	GPUHour float64       `name:"gpu-hour" placeholder:"US$" group:"Prices" help:"An hour of a GPU that is rented by the hour. Default: that of an L4 in May 2026."`
 	Second  float64       `name:"serverless-second" placeholder:"US$" group:"Prices" help:"A second of a serverless GPU, in place of the public prices."`
 	Window  time.Duration `name:"serverless-window" default:"1m" group:"Prices" help:"How long a serverless GPU is kept, and charged for, after its last request (${default})."`
@@ -52,6 +56,14 @@ func (c *scenarioCmd) Run(ctx context.Context) error {
 	if !c.Quiet {
 		o.Progress = os.Stderr
 	}
+	if c.Faults != "" {
+		if o.Faults, err = scenario.LoadFaults(c.Faults); err != nil {
+			return err
+		}
+	}
+	if o.Consul, err = c.consul(); err != nil {
+		return err
+	}
 	p, err := s.Run(ctx, o)
 	if err != nil {
 		return fmt.Errorf("scenario %s: %w", c.Name, err)
@@ -83,6 +95,23 @@ func (c *scenarioCmd) scenario() (scenario.Scenario, error) {
 		return s, nil
 	}
 	return scenario.Scenario{}, fmt.Errorf("there is no scenario %q: there are %s", c.Name, strings.Join(names, ", "))
+}
+
+// consul is where Consul is; empty: nowhere.
+func (c *scenarioCmd) consul() (string, error) {
+	if c.Consul != "" {
+		path, err := exec.LookPath(c.Consul)
+		if err != nil {
+			return "", fmt.Errorf("find Consul: %w", err)
+		}
+		return filepath.Abs(path)
+	}
+	for _, place := range []string{"bin/consul", "consul"} {
+		if path, err := exec.LookPath(place); err == nil {
+			return filepath.Abs(path)
+		}
+	}
+	return "", nil
 }
 
 func (c *scenarioCmd) prices() scenario.Prices {

@@ -339,3 +339,18 @@ func (r *Result) Timeline() (every time.Duration, parts []*Part) {
 	defer r.mu.Unlock()
 	return r.line.every, r.line.parts
 }
+
+// EndedBetween is how many requests ended in the parts of the timeline that reach into a time, and so at least how many did in it.
+func (r *Result) EndedBetween(from, to time.Time) (n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, p := range r.line.parts {
+		begin := r.Began.Add(time.Duration(i) * r.line.every)
+		if begin.Before(to) && begin.Add(r.line.every).After(from) {
+			for _, of := range p.Ended {
+				n += of
+			}
+		}
+	}
+	return n
+}

@@ -28,6 +28,7 @@ type Options struct {
 	ListenEarly bool          `group:"Loading" help:"Open the port at once and answer 503 while loading, as llama.cpp does, rather than when loaded, as vLLM does."`
 	WakeHost    time.Duration `default:"300ms" group:"Loading" help:"Time to wake from sleep level 1, with the weights in host memory (${default})."`
 	WakeDisk    time.Duration `default:"2s" group:"Loading" help:"Time to wake from sleep level 2, with the weights on disk (${default})."`
+	LoadFactor  string        `group:"Loading" placeholder:"FILE" help:"File with a number by which loading and waking take longer, as from a slow disk. It is read each time; while there is none it is 1."`
 
 	Step       time.Duration `default:"10ms" group:"Engine" help:"Time of a decoding step, which gives every running request a token (${default})."`
 	StepPerSeq time.Duration `default:"200us" group:"Engine" help:"What each running request adds to a step (${default})."`

@@ -13,6 +13,9 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -77,10 +80,11 @@ func Serve(ctx context.Context, listen func() (net.Listener, error), o Options) 
 func (s *server) load(ctx context.Context) error {
 	const parts = 10
 	for i := range parts {
+		took := s.slowly(s.Load / parts)
 		if s.StallAfter > 0 && time.Duration(i+1)*s.Load/parts > s.StallAfter {
 			<-ctx.Done()
 		}
-		if err := pause(ctx, s.Load/parts); err != nil {
+		if err := pause(ctx, took); err != nil {
 			return err
 		}
 		if i+1 == parts/2 {
@@ -93,6 +97,22 @@ func (s *server) load(ctx context.Context) error {
 	s.out.Println("Application startup complete.")
 	close(s.loaded)
 	return nil
+}
+
+// slowly is how long something from disk or host memory takes that takes d where nothing slows it down.
+func (o *Options) slowly(d time.Duration) time.Duration {
+	if o.LoadFactor == "" {
+		return d
+	}
+	text, err := os.ReadFile(o.LoadFactor)
+	if err != nil {
+		return d // nothing does
+	}
+	factor, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
+	if err != nil || !(factor >= 0 && factor <= 1e6) {
+		return d // it is being written
+	}
+	return time.Duration(factor * float64(d))
 }
 
 func (s *server) failLoading() error {

@@ -94,7 +94,7 @@ func (e *engine) wake(ctx context.Context, tags []string) {
 		if a.level == 2 {
 			took = e.WakeDisk
 		}
-		if pause(ctx, took) != nil {
+		if pause(ctx, e.slowly(took)) != nil {
 			return
 		}
 		a.weights = false

@@ -10,10 +10,8 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"pilotlight/probe/proc"
@@ -25,30 +23,30 @@ const (
 	stopTime  = 30 * time.Second
 )
 
-// fleet is a pilotlight with its model servers, as processes of this host.
+// fleet is pilotlight with its model servers, as processes of this host: one edge that keeps them itself, or edges, agents and Consul.
 type fleet struct {
-	dir   string
-	addr  string // of the data port
-	admin string
-	cmd   *exec.Cmd
-	log   string // path
-	looks bool   // it looks at its simulated GPUs, which takes as long as in the world
-	ended chan error
+	dir       string
+	program   string
+	processes []*process // in the order in which they are started
+	addrs     []string   // of the edges' data ports
+	relays    []*relay   // by agent
+	looks     bool       // it looks at its simulated GPUs, which takes as long as in the world
+	factor    string     // file by whose number loads take longer
+	others    string     // file that says what others hold of simulated GPUs; empty: nobody looks
 }
 
-// configuration is the fleet's file.
-func (s Scenario) configuration(program, dir string) string {
+// models is that part of a configuration.
+func (s Scenario) models(program, factor string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "drain_limit: 3s\nnode: {name: made-up, nvml: off, host_memory: 4TiB, state_dir: %q, gpus: [%s]}\nmodels:\n", filepath.Join(dir, "state"),
-		strings.TrimSuffix(strings.Repeat(fmt.Sprintf("{memory: %dGiB}, ", gpuMemory), s.GPUs), ", "))
+	b.WriteString("models:\n")
 	for _, m := range s.Fleet {
 		for _, name := range m.names() {
 			fmt.Fprintf(&b, "  %s:\n    idle_time: %s\n    heartbeat: 1s\n    line: {requests: 10000}\n    backends:\n", name, s.real(s.Idle))
 			for range m.Backends {
 				fmt.Fprintf(&b, "      - process: {command: [%q, modelsim, --port, \"{port}\", --model, %s, --load, %s, --wake-host, %s, --step, %s, --step-per-seq, %s, --prefill, 0s, "+
-					"--slots, \"%d\", --gpu-memory, \"%g\", --gpu-memory-asleep, \"%g\"]}\n"+
+					"--slots, \"%d\", --gpu-memory, \"%g\", --gpu-memory-asleep, \"%g\", --load-factor, %q]}\n"+
 					"        engine: vllm\n        sleep: engine\n        memory: %gGiB\n        asleep_memory: %gGiB\n        host_memory: %gGiB\n        slots: %d\n",
-					program, name, s.real(m.Load), s.real(m.Wake), s.real(m.Step), s.real(stepPerSeq), m.Slots, m.Memory, asleepMemory,
+					program, name, s.real(m.Load), s.real(m.Wake), s.real(m.Step), s.real(stepPerSeq), m.Slots, m.Memory, asleepMemory, factor,
 					m.Memory, asleepMemory, m.Memory, m.Slots)
 			}
 		}
@@ -56,74 +54,179 @@ func (s Scenario) configuration(program, dir string) string {
 	return b.String()
 }
 
+// node is that part of a configuration.
+func (s Scenario) node(name, state string) string {
+	return fmt.Sprintf("node: {name: %s, nvml: off, host_memory: 4TiB, state_dir: %q, gpus: [%s]}\n", name, state,
+		strings.TrimSuffix(strings.Repeat(fmt.Sprintf("{memory: %dGiB}, ", gpuMemory), s.GPUs), ", "))
+}
+
 // start starts the fleet of a scenario and returns once it serves.
-func (s Scenario) start(ctx context.Context, program string) (f *fleet, err error) {
-	f = &fleet{ended: make(chan error, 1), looks: s.Speed == 1}
+func (s Scenario) start(ctx context.Context, o Options) (f *fleet, err error) {
+	f = &fleet{program: o.Program, looks: s.Speed == 1 && s.Agents == 0}
 	if f.dir, err = os.MkdirTemp("", "pilotlight-scenario-"); err != nil {
 		return nil, fmt.Errorf("make a directory for the fleet: %w", err)
 	}
-	ports, err := proc.FreePorts(2)
+	f.factor = filepath.Join(f.dir, "factor")
+	if s.Agents == 0 {
+		err = f.startAlone(ctx, s)
+	} else {
+		err = f.startMany(ctx, s, o.Consul)
+	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(f.dir))
-	}
-	f.addr, f.admin = fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
-	if err := f.launch(program, s.configuration(program, f.dir)); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(f.dir))
-	}
-	if err := f.await(ctx); err != nil {
 		return nil, errors.Join(err, f.stop())
 	}
 	return f, nil
 }
 
-func (f *fleet) launch(program, configuration string) error {
-	file := filepath.Join(f.dir, "pilotlight.yaml")
-	if err := os.WriteFile(file, []byte(configuration), 0o600); err != nil {
-		return fmt.Errorf("configure the fleet: %w", err)
-	}
-	f.log = filepath.Join(f.dir, "pilotlight.log")
-	log, err := os.Create(f.log)
-	if err != nil {
-		return fmt.Errorf("open the log of the fleet: %w", err)
-	}
-	defer log.Close()
-	args := []string{"serve", "-c", file, "--listen", f.addr, "--admin", f.admin}
+// startAlone starts an edge that keeps its models itself.
+func (f *fleet) startAlone(ctx context.Context, s Scenario) error {
+	state := filepath.Join(f.dir, "state")
+	var more []string
 	if f.looks {
-		args = append(args, "--simulate")
+		more, f.others = []string{"--simulate"}, filepath.Join(state, "others.json")
 	}
-	f.cmd = exec.Command(program, args...)
-	f.cmd.Stderr = log                                      // not a pipe: who reads a line for every request takes the time for it from the edge
-	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us to pass on
-	if err := f.cmd.Start(); err != nil {
-		return fmt.Errorf("start the fleet: %w", err)
+	return f.startEdge(ctx, "edge-0", "drain_limit: 3s\n"+s.node("made-up", state)+s.models(f.program, f.factor), more...)
+}
+
+// startMany starts Consul where there is one, agents that each have a node with all models, and edges.
+func (f *fleet) startMany(ctx context.Context, s Scenario, consul string) error {
+	discover := ""
+	if consul != "" {
+		addr, err := f.startConsul(ctx, consul)
+		if err != nil {
+			return err
+		}
+		discover = "consul: {address: " + addr + "}\n"
 	}
-	go func() { f.ended <- f.cmd.Wait() }()
+	var links []string
+	for i := range s.Agents {
+		link, err := f.startAgent(ctx, s, i, discover)
+		if err != nil {
+			return err
+		}
+		links = append(links, link)
+	}
+	if consul == "" {
+		discover = "agents: [" + strings.Join(links, ", ") + "]\n"
+	}
+	for i := range s.Edges {
+		name := fmt.Sprintf("edge-%d", i)
+		file := fmt.Sprintf("drain_limit: 3s\nnode: {name: %s, state_dir: %q}\n%s", name, filepath.Join(f.dir, name), discover)
+		if err := f.startEdge(ctx, name, file); err != nil {
+			return err
+		}
+		linked := func(body string) bool { return strings.Count(body, `"link": "linked"`) == s.Agents }
+		if err := f.await(ctx, f.edges()[i], "/api/nodes", linked); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// await waits until it answers.
-func (f *fleet) await(ctx context.Context) error {
+func (f *fleet) startConsul(ctx context.Context, program string) (addr string, err error) {
+	ports, err := proc.FreePorts(4)
+	if err != nil {
+		return "", err
+	}
+	addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
+	args := []string{"agent", "-dev", "-bind", "127.0.0.1", "-dns-port", "-1", "-grpc-port", "-1"}
+	for i, flag := range []string{"-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"} {
+		args = append(args, flag, fmt.Sprint(ports[i]))
+	}
+	p := f.newProcess("consul", theOne, program, addr, args...)
+	if err := p.start(); err != nil {
+		return "", err
+	}
+	return addr, f.await(ctx, p, "/v1/status/leader", func(body string) bool { return len(strings.TrimSpace(body)) > 2 })
+}
+
+func (f *fleet) startAgent(ctx context.Context, s Scenario, i int, discover string) (link string, err error) {
+	ports, err := proc.FreePorts(2)
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("agent-%d", i)
+	// Edges come to 127.0.0.1, where the relay is; the agent itself has the same port of an address next to it.
+	admin, own, link := fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.2:%d", ports[1]), fmt.Sprintf("127.0.0.1:%d", ports[1])
+	file, err := f.write(name, fmt.Sprintf("admin: %s\nlink: {listen: %q, advertise: 127.0.0.1}\n%s%s%s", admin, own, discover,
+		s.node(fmt.Sprintf("node-%d", i), filepath.Join(f.dir, name)), s.models(f.program, f.factor)))
+	if err != nil {
+		return "", err
+	}
+	between, err := newRelay(link, own)
+	if err != nil {
+		return "", fmt.Errorf("stand between edges and %s: %w", name, err)
+	}
+	f.relays = append(f.relays, between)
+	p := f.newProcess(name, anAgent, f.program, admin, "agent", "-c", file)
+	if err := p.start(); err != nil {
+		return "", err
+	}
+	return link, f.await(ctx, p, "/healthz", nil)
+}
+
+func (f *fleet) startEdge(ctx context.Context, name, configuration string, more ...string) error {
+	ports, err := proc.FreePorts(2)
+	if err != nil {
+		return err
+	}
+	file, err := f.write(name, configuration)
+	if err != nil {
+		return err
+	}
+	addr, admin := fmt.Sprintf("127.0.0.1:%d", ports[0]), fmt.Sprintf("127.0.0.1:%d", ports[1])
+	args := append([]string{"serve", "-c", file, "--listen", addr, "--admin", admin}, more...)
+	p := f.newProcess(name, anEdge, f.program, admin, args...)
+	f.addrs = append(f.addrs, addr)
+	if err := p.start(); err != nil {
+		return err
+	}
+	return f.await(ctx, p, "/readyz", nil)
+}
+
+func (f *fleet) write(name, text string) (file string, err error) {
+	file = filepath.Join(f.dir, name+".yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("configure %s: %w", name, err)
+	}
+	return file, nil
+}
+
+// of are the processes of a role.
+func (f *fleet) of(is role) (all []*process) {
+	for _, p := range f.processes {
+		if p.role == is {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+func (f *fleet) edges() []*process { return f.of(anEdge) }
+
+// await asks a process for a page until it is there, and is as it should be.
+func (f *fleet) await(ctx context.Context, p *process, path string, good func(body string) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	for {
-		if _, err := f.get(ctx, "/readyz"); err == nil {
+		if body, err := get(ctx, p.admin, path); err == nil && (good == nil || good(body)) {
 			return nil
+		}
+		if p.gone() {
+			text, _ := os.ReadFile(p.log)
+			return fmt.Errorf("%s ended before it served: %s", p.name, text)
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
-		case err := <-f.ended:
-			f.ended <- err
-			text, _ := os.ReadFile(f.log)
-			return fmt.Errorf("the fleet ended before it served: %s", text)
 		case <-ctx.Done():
-			return fmt.Errorf("the fleet does not serve within %s: %w", startTime, context.Cause(ctx))
+			return fmt.Errorf("%s does not answer within %s: %w", p.name, startTime, context.Cause(ctx))
 		}
 	}
 }
 
-// get asks the admin port for a page.
-func (f *fleet) get(ctx context.Context, path string) (string, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+f.admin+path, http.NoBody)
+// get asks an admin port for a page.
+func get(ctx context.Context, addr, path string) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, http.NoBody)
 	if err != nil {
 		return "", err
 	}
@@ -140,12 +243,31 @@ func (f *fleet) get(ctx context.Context, path string) (string, error) {
 	return string(text), err
 }
 
+// post asks an admin port to do something.
+func post(ctx context.Context, addr, path string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+path, http.NoBody)
+	if err != nil {
+		return err
+	}
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode >= 300 {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
+		return fmt.Errorf("%s says %s: %s", path, answer.Status, text)
+	}
+	return nil
+}
+
 // wakeAll wakes every backend, and waits until it is ready.
 func (f *fleet) wakeAll(ctx context.Context, s Scenario) error {
 	for _, m := range s.Fleet {
 		for _, name := range m.names() {
 			for range m.Backends {
-				if err := f.post(ctx, "/api/wake/"+name); err != nil {
+				if err := post(ctx, f.edges()[0].admin, "/api/wake/"+name); err != nil {
 					return fmt.Errorf("wake what is to be awake: %w", err)
 				}
 			}
@@ -157,20 +279,41 @@ func (f *fleet) wakeAll(ctx context.Context, s Scenario) error {
 // stop ends it, and takes away what it wrote.
 func (f *fleet) stop() error { return errors.Join(f.end(), os.RemoveAll(f.dir)) }
 
-// end ends it with its model servers.
+// end ends it with its model servers, what was started last first.
 func (f *fleet) end() error {
-	_ = f.cmd.Process.Signal(os.Interrupt) // it may have ended by itself
-	late := time.AfterFunc(stopTime, func() { _ = f.cmd.Process.Kill() })
-	err := <-f.ended
-	if !late.Stop() {
-		err = fmt.Errorf("the fleet does not end within %s", stopTime)
+	var errs []error
+	for len(f.processes) > 0 {
+		last := f.processes[len(f.processes)-1]
+		f.processes = f.processes[:len(f.processes)-1]
+		if last.cmd != nil {
+			errs = append(errs, last.end())
+		}
 	}
-	return err
+	for _, r := range f.relays {
+		r.close()
+	}
+	f.relays = nil
+	return errors.Join(errs...)
 }
 
-// complaints are what its log says beyond information, each sort once.
-func (f *fleet) complaints() (all []string, err error) {
-	log, err := os.Open(f.log)
+// logs are those of edges and agents.
+func (f *fleet) logs() (files []string, err error) {
+	for _, pattern := range []string{"edge-*.log", "agent-*.log"} {
+		found, err := filepath.Glob(filepath.Join(f.dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, found...)
+	}
+	return files, nil
+}
+
+// maxComplaints is how many a report shows.
+const maxComplaints = 12
+
+// complaints are what a log says beyond information, each sort once.
+func complaints(file string) (all []string, err error) {
+	log, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
@@ -182,8 +325,8 @@ func (f *fleet) complaints() (all []string, err error) {
 		}
 		var l line
 		if json.Unmarshal(lines.Bytes(), &l) == nil {
-			if seen[l.Msg]++; seen[l.Msg] == 1 {
-				all = append(all, lines.Text())
+			if seen[l.Msg]++; seen[l.Msg] == 1 && len(all) < maxComplaints {
+				all = append(all, filepath.Base(file)+": "+lines.Text())
 			}
 		}
 	}

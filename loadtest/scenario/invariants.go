@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -25,10 +23,10 @@ type gauges struct {
 	goroutines, descriptors int64
 }
 
-// readGauges reads them from the metrics.
-func (f *fleet) readGauges(ctx context.Context) (gauges, error) {
+// readGauges reads them from the metrics of an edge.
+func (p *process) readGauges(ctx context.Context) (gauges, error) {
 	g := gauges{ended: map[string]int64{}}
-	text, err := f.get(ctx, "/metrics")
+	text, err := get(ctx, p.admin, "/metrics")
 	if err != nil {
 		return g, err
 	}
@@ -71,10 +69,22 @@ type status struct {
 	}
 }
 
-func (f *fleet) status(ctx context.Context) (s status, err error) {
-	text, err := f.get(ctx, "/api/status")
+func (p *process) status(ctx context.Context) (s status, err error) {
+	text, err := get(ctx, p.admin, "/api/status")
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &s)
+	}
+	return s, err
+}
+
+// status is what some edge says.
+func (f *fleet) status(ctx context.Context) (s status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, p := range f.edges() {
+		if s, err = p.status(ctx); err == nil {
+			return s, nil
+		}
 	}
 	return s, err
 }
@@ -143,25 +153,55 @@ func checked(ctx context.Context, look func() (error, error)) (wrong, err error)
 	}
 }
 
-// accounts compares what clients saw with what the edge counted: each request has one outcome, and it is the same one. Clients that left may
+// accounts compares what clients saw with what the edges counted: each request has one outcome, and it is the same one. Clients that left may
 // have been answered, or broken off, in the same moment.
-func (f *fleet) accounts(ctx context.Context, r *loadtest.Result, before gauges) (wrong, err error) {
+func (f *fleet) accounts(ctx context.Context, r *loadtest.Result, before []gauges) (wrong, err error) {
 	seen, open := r.Everything()
 	return checked(ctx, func() (error, error) {
-		now, err := f.readGauges(ctx)
-		if err != nil {
-			return nil, err
-		}
-		counted := map[string]int64{}
-		for o, n := range now.ended {
-			counted[o] = n - before.ended[o]
+		counted, inFlight := map[string]int64{}, int64(0)
+		for i, p := range f.edges() {
+			now, err := p.readGauges(ctx)
+			if err != nil {
+				return nil, err
+			}
+			inFlight += now.inFlight
+			for o, n := range now.ended {
+				counted[o] += n - before[i].ended[o]
+			}
 		}
 		var all []error
-		if open != 0 || now.inFlight != 0 {
-			all = append(all, fmt.Errorf("%d requests are open at their clients, %d at the edge", open, now.inFlight))
+		if open != 0 || inFlight != 0 {
+			all = append(all, fmt.Errorf("%d requests are open at their clients, %d at the edges", open, inFlight))
 		}
 		return errors.Join(append(all, compare(seen, counted))...), nil
 	})
+}
+
+// accountsOfTheDead compares them where edges were killed, which takes what they had counted, and the last tenth of a second of their logs, with them: what
+// clients saw and no log has must have ended around then, or not have come to an edge at all.
+func accountsOfTheDead(r *loadtest.Result, logged map[string]int64, done []deed) error {
+	seen, _ := r.Everything()
+	missing, excused := int64(0), int64(0)
+	for _, n := range seen {
+		missing += n
+	}
+	for _, n := range logged {
+		missing -= n
+	}
+	for _, k := range r.Kinds() {
+		if k.Outcome == loadtest.Broken && strings.HasPrefix(k.Kind.Kind, "connection ") {
+			excused += k.Count
+		}
+	}
+	for _, d := range done {
+		if d.edge {
+			excused += r.EndedBetween(d.at.Add(-time.Second), d.at.Add(time.Second))
+		}
+	}
+	if missing < 0 || missing > excused {
+		return fmt.Errorf("clients saw the end of %d requests that no edge has in its log, and killed edges account for 0 to %d", missing, excused)
+	}
+	return nil
 }
 
 // compare says how what clients saw differs from what the edge counted.
@@ -187,48 +227,39 @@ func compare(seen map[loadtest.Outcome]int64, counted map[string]int64) error {
 
 // nothingLeft stops all models, and then wants neither a slot nor a place in a line to be taken, and no more goroutines and descriptors than
 // before the load.
-func (f *fleet) nothingLeft(ctx context.Context, before gauges) (wrong, err error) {
+func (f *fleet) nothingLeft(ctx context.Context, before []gauges) (wrong, err error) {
 	return checked(ctx, func() (error, error) {
-		s, err := f.status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range s.up() {
-			_ = f.post(ctx, "/api/stop/"+name) // what cannot be stopped now can be a moment later
-		}
-		now, err := f.readGauges(ctx)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case s.used() > 0:
-			return fmt.Errorf("%d slots or places in lines are taken, and nobody is there", s.used()), nil
-		case len(s.up()) > 0:
-			return fmt.Errorf("%d models cannot be stopped", len(s.up())), nil
-		case now.goroutines > before.goroutines+shaky || now.descriptors > before.descriptors+shaky:
-			return fmt.Errorf("%d goroutines and %d descriptors are there, and were %d and %d before", now.goroutines, now.descriptors, before.goroutines, before.descriptors), nil
+		for i, p := range f.edges() {
+			if wrong, err := p.nothingLeft(ctx, before[i]); wrong != nil || err != nil {
+				return wrong, err
+			}
 		}
 		return nil, nil //nolint:nilnil // all is well
 	})
 }
 
-// post asks the admin port to do something.
-func (f *fleet) post(ctx context.Context, path string) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+f.admin+path, http.NoBody)
+func (p *process) nothingLeft(ctx context.Context, before gauges) (wrong, err error) {
+	s, err := p.status(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r.Close = true
-	answer, err := http.DefaultClient.Do(r)
+	for _, name := range s.up() {
+		_ = post(ctx, p.admin, "/api/stop/"+name) // what cannot be stopped now can be a moment later
+	}
+	now, err := p.readGauges(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer answer.Body.Close()
-	if answer.StatusCode >= 300 {
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4096))
-		return fmt.Errorf("%s says %s: %s", path, answer.Status, text)
+	switch {
+	case s.used() > 0:
+		return fmt.Errorf("%s: %d slots or places in lines are taken, and nobody is there", p.name, s.used()), nil
+	case len(s.up()) > 0:
+		return fmt.Errorf("%s: %d models cannot be stopped", p.name, len(s.up())), nil
+	case now.goroutines > before.goroutines+shaky || now.descriptors > before.descriptors+shaky:
+		return fmt.Errorf("%s: %d goroutines and %d descriptors are there, and were %d and %d before", p.name, now.goroutines, now.descriptors,
+			before.goroutines, before.descriptors), nil
 	}
-	return nil
+	return nil, nil //nolint:nilnil // all is well
 }
 
 // survivors are those of some processes that are still there.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -49,9 +50,11 @@ type move struct {
 	from, to string
 }
 
-// readRecord reads a log. What is no JSON in it is none of ours: model servers write there as well.
-func readRecord(r io.Reader) (record, error) {
-	rec := record{outcomes: map[string]int64{}}
+// read reads a log. What is no JSON in it is none of ours: model servers write there as well.
+func (rec *record) read(r io.Reader) error {
+	if rec.outcomes == nil {
+		rec.outcomes = map[string]int64{}
+	}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), 1<<20)
 	for lines.Scan() {
@@ -74,9 +77,10 @@ func readRecord(r io.Reader) (record, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return rec, fmt.Errorf("read the log of the edge: %w", err)
+		return fmt.Errorf("read the log of an edge or an agent: %w", err)
 	}
-	return rec, nil
+	slices.SortStableFunc(rec.moves, func(a, b move) int { return a.at.Compare(b.at) })
+	return nil
 }
 
 // share is what a backend holds of GPUs in a state: 1 is the whole memory of one.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"pilotlight/loadtest"
@@ -15,7 +16,9 @@ import (
 
 // Options are how a scenario is run.
 type Options struct {
-	Program  string // pilotlight
+	Program  string  // pilotlight
+	Consul   string  // empty: fleets of several agents do without
+	Faults   *Faults // nil: those of the scenario, if it has some
 	Seed     uint64
 	Prices   Prices
 	Progress io.Writer // nil: nowhere
@@ -28,7 +31,8 @@ type outcome struct {
 	options   Options
 	result    *loadtest.Result
 	record    record
-	memory    int64 // the most that the edge had, in bytes
+	memory    int64 // the most that the first edge had, in bytes
+	done      []deed
 	wrong     []error
 	complains []string
 }
@@ -39,9 +43,17 @@ func (s Scenario) Run(ctx context.Context, o Options) (*report.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.start(ctx, o.Program)
+	if o.Faults == nil {
+		o.Faults = s.Faults
+	}
+	f, err := s.start(ctx, o)
 	if err != nil {
 		return nil, err
+	}
+	if o.Faults != nil {
+		if err := o.Faults.fits(f); err != nil {
+			return nil, errors.Join(err, f.stop())
+		}
 	}
 	out := outcome{scenario: s, options: o, result: loadtest.NewResult()}
 	err = out.measure(ctx, f)
@@ -72,9 +84,29 @@ func (s Scenario) slos() (all []loadtest.SLO, err error) {
 	return all, nil
 }
 
+// targets are the edges: a request goes to one of them, by chance.
+func (f *fleet) targets() (ask loadtest.Asker, done func(), err error) {
+	var all []*loadtest.Target
+	for _, addr := range f.addrs {
+		t, err := loadtest.NewTarget("http://"+addr, loadtest.Shape{Stream: true, Exact: true}, 0)
+		if err != nil {
+			return nil, nil, err
+		}
+		all = append(all, t)
+	}
+	ask = func(ctx context.Context, r *loadtest.Request) loadtest.Answer {
+		return all[r.Seed%uint64(len(all))].Ask(ctx, r)
+	}
+	return ask, func() {
+		for _, t := range all {
+			t.Close()
+		}
+	}, nil
+}
+
 // measure puts the load on the fleet, and then looks for what should not be left of it.
 func (out *outcome) measure(ctx context.Context, f *fleet) error {
-	target, err := loadtest.NewTarget("http://"+f.addr, loadtest.Shape{Stream: true, Exact: true}, 0)
+	ask, closeTargets, err := f.targets()
 	if err != nil {
 		return err
 	}
@@ -83,35 +115,61 @@ func (out *outcome) measure(ctx context.Context, f *fleet) error {
 			return err
 		}
 	}
-	before, err := f.readGauges(ctx)
-	if err != nil {
-		return err
-	}
-	watching, stop := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		if out.options.Progress != nil {
-			loadtest.Progress(watching, out.options.Progress, out.options.Terminal, out.result, out.scenario.real(out.scenario.For))
+	var before []gauges
+	for _, p := range f.edges() {
+		now, err := p.readGauges(ctx)
+		if err != nil {
+			return err
 		}
-	}()
-	loadtest.Run(ctx, target.Ask, loadtest.Load{
-		Requests: out.scenario.requests(out.scenario, out.options.Seed), For: out.scenario.real(out.scenario.For), Patience: 5 * time.Minute, Most: 10000,
+		before = append(before, now)
+	}
+	out.load(ctx, f, ask)
+	closeTargets()
+	out.memory = peakMemory(f.edges()[0].pid())
+	return out.lookAround(context.WithoutCancel(ctx), f, before)
+}
+
+// load runs the load, and what goes wrong meanwhile.
+func (out *outcome) load(ctx context.Context, f *fleet, ask loadtest.Asker) {
+	whole := out.scenario.real(out.scenario.For)
+	meanwhile, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	if out.options.Progress != nil {
+		others.Go(func() { loadtest.Progress(meanwhile, out.options.Progress, out.options.Terminal, out.result, whole) })
+	}
+	if out.options.Faults != nil {
+		others.Go(func() { // nothing goes wrong once nobody asks
+			failing, cancel := context.WithTimeout(meanwhile, whole)
+			defer cancel()
+			out.done = out.options.Faults.run(failing, f, out.options.Seed)
+		})
+	}
+	loadtest.Run(ctx, ask, loadtest.Load{
+		Requests: out.scenario.requests(out.scenario, out.options.Seed), For: whole, Patience: out.scenario.patience(), Most: 10000,
 	}, out.result)
-	if rest := time.Until(out.result.Began.Add(out.scenario.real(out.scenario.For))); rest > 0 && ctx.Err() == nil {
+	if rest := time.Until(out.result.Began.Add(whole)); rest > 0 && ctx.Err() == nil {
 		pause(ctx, rest) // what is held to the end counts
 	}
-	out.result.Ended = later(out.result.Ended, time.Now())
+	out.result.Ended = time.Now()
 	stop()
-	<-watched
-	target.Close()
-	out.memory = peakMemory(f.cmd.Process.Pid)
+	others.Wait()
+}
 
-	after := context.WithoutCancel(ctx)
-	for _, look := range []func() (error, error){
-		func() (error, error) { return f.accounts(after, out.result, before) },
-		func() (error, error) { return f.nothingLeft(after, before) },
-	} {
+// patience is how long clients wait.
+func (s Scenario) patience() time.Duration {
+	if s.Patience > 0 {
+		return s.Patience
+	}
+	return 5 * time.Minute
+}
+
+// lookAround looks for what should not be left.
+func (out *outcome) lookAround(ctx context.Context, f *fleet, before []gauges) error {
+	looks := []func() (error, error){func() (error, error) { return f.nothingLeft(ctx, before) }}
+	if !slices.ContainsFunc(out.done, func(d deed) bool { return d.edge }) {
+		looks = append(looks, func() (error, error) { return f.accounts(ctx, out.result, before) })
+	}
+	for _, look := range looks {
 		wrong, err := look()
 		if err != nil {
 			return err
@@ -120,14 +178,12 @@ func (out *outcome) measure(ctx context.Context, f *fleet) error {
 			out.wrong = append(out.wrong, wrong)
 		}
 	}
-	return nil
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+	for _, d := range out.done {
+		if d.err != nil {
+			out.wrong = append(out.wrong, fmt.Errorf("%s: %w", d.what, d.err))
+		}
 	}
-	return b
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -145,18 +201,33 @@ func (f *fleet) pids(ctx context.Context) []int {
 	return s.pids()
 }
 
-// read takes in what the fleet's log says.
+// read takes in what the fleet's logs say.
 func (out *outcome) read(f *fleet) error {
-	log, err := os.Open(f.log)
+	files, err := f.logs()
 	if err != nil {
-		return fmt.Errorf("read the log of the fleet: %w", err)
-	}
-	defer log.Close()
-	if out.record, err = readRecord(log); err != nil {
 		return err
 	}
-	out.complains, err = f.complaints()
-	return err
+	for _, file := range files {
+		log, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("read a log of the fleet: %w", err)
+		}
+		err = errors.Join(out.record.read(log), log.Close())
+		if err != nil {
+			return err
+		}
+		more, err := complaints(file)
+		if err != nil {
+			return err
+		}
+		out.complains = append(out.complains, more...)
+	}
+	if slices.ContainsFunc(out.done, func(d deed) bool { return d.edge }) {
+		if wrong := accountsOfTheDead(out.result, out.record.outcomes, out.done); wrong != nil {
+			out.wrong = append(out.wrong, wrong)
+		}
+	}
+	return nil
 }
 
 // report is what there is to say.
@@ -164,7 +235,7 @@ func (out *outcome) report(slos []loadtest.SLO) *report.Report {
 	s, rec := out.scenario, out.record
 	p := report.Of("Scenario "+s.Name, out.result, slos)
 	p.Set("what", "%s", s.About)
-	p.Set("fleet", "%d simulated GPUs of %d GiB, %d models; backends sleep when they were idle for %s", s.GPUs, gpuMemory, len(s.names()), s.Idle)
+	p.Set("fleet", "%s%d simulated GPUs of %d GiB, %d models; backends sleep when they were idle for %s", out.processes(), s.gpus(), gpuMemory, len(s.names()), s.Idle)
 	if s.Speed != 1 {
 		p.Set("time", "%s in %s, %v times as fast: arrivals, loads, wakes, answers and idle times are. What pilotlight itself takes is not, so in the world's time it counts for too much",
 			s.For, s.real(s.For), s.Speed)
@@ -173,9 +244,12 @@ func (out *outcome) report(slos []loadtest.SLO) *report.Report {
 		how := map[bool]string{true: "%s more after %s are as they were until then, and are not waited for", false: "%s idle after %s are not waited for: what was held then counts for all of it"}
 		p.Set("gap", how[g.Busy], g.Long, g.At)
 	}
+	if len(out.done) > 0 {
+		p.Tables = append(p.Tables, out.faults())
+	}
 	p.Set("memory", "the edge had %.1f MiB at most", float64(out.memory)/(1<<20))
 	p.Tables = append(p.Tables, out.coldStarts(), out.costs())
-	h := rec.heldBy(s.shares(), s.GPUs)
+	h := rec.heldBy(s.shares(), s.gpus())
 	series := report.Series{Name: "GPUs held"}
 	for i, at := range h.at {
 		if x := at.Sub(out.result.Began).Seconds(); x >= 0 && at.Before(out.result.Ended) {
@@ -195,6 +269,38 @@ func (out *outcome) report(slos []loadtest.SLO) *report.Report {
 		p.Note("From the log: %s", c)
 	}
 	return p
+}
+
+// gpus are those of all nodes.
+func (s Scenario) gpus() int { return s.GPUs * max(s.Agents, 1) }
+
+// processes says what the fleet consists of where it is more than one edge.
+func (out *outcome) processes() string {
+	s := out.scenario
+	if s.Agents == 0 {
+		return ""
+	}
+	with := map[bool]string{true: "Consul, ", false: ""}[out.options.Consul != ""]
+	return fmt.Sprintf("%s%d agents and %d edges, each a process; ", with, s.Agents, s.Edges)
+}
+
+// faults are what went wrong on purpose.
+func (out *outcome) faults() report.Table {
+	t := report.Table{Title: "Faults on purpose", Columns: []string{"", "times", "first after"}}
+	for _, what := range deeds() {
+		n, first := 0, time.Duration(0)
+		for _, d := range out.done {
+			if d.what == what {
+				if n++; n == 1 {
+					first = d.at.Sub(out.result.Began)
+				}
+			}
+		}
+		if n > 0 {
+			t.Rows = append(t.Rows, []string{what, fmt.Sprint(n), loadtest.Short(first)})
+		}
+	}
+	return t
 }
 
 // shares are what backends hold of GPUs.
@@ -262,7 +368,7 @@ func (out *outcome) at(t time.Time) time.Duration {
 // heldTime is the GPU time that was held in the world, gaps included.
 func (out *outcome) heldTime() (total time.Duration, most float64) {
 	s := out.scenario
-	h := out.record.heldBy(s.shares(), s.GPUs)
+	h := out.record.heldBy(s.shares(), s.gpus())
 	total, most = h.over(out.result.Began, out.result.Ended)
 	total = s.world(total)
 	for _, g := range s.Gaps {
@@ -277,7 +383,7 @@ func (out *outcome) costs() report.Table {
 	whole := out.at(out.result.Ended)
 	backends := 0
 	for _, m := range s.Fleet {
-		backends += m.Count * m.Backends
+		backends += m.Count * m.Backends * max(s.Agents, 1)
 	}
 	heldTime, most := out.heldTime()
 	t := report.Table{Title: fmt.Sprintf("GPU-hours in %.1f hours", whole.Hours()), Columns: []string{"", "GPUs", "GPU-hours", "US$", "of always-on"}}
@@ -286,7 +392,7 @@ func (out *outcome) costs() report.Table {
 		t.Rows = append(t.Rows, []string{name, gpus, fmt.Sprintf("%.3f", hours), fmt.Sprintf("%.3f", dollars), fmt.Sprintf("%.1f %%", 100*dollars/base)})
 	}
 	add("always on: a GPU for each backend", fmt.Sprint(backends), float64(backends)*whole.Hours(), base)
-	add("this fleet's GPUs, all of the time", fmt.Sprint(s.GPUs), float64(s.GPUs)*whole.Hours(), float64(s.GPUs)*whole.Hours()*prices.GPUHour)
+	add("this fleet's GPUs, all of the time", fmt.Sprint(s.gpus()), float64(s.gpus())*whole.Hours(), float64(s.gpus())*whole.Hours()*prices.GPUHour)
 	add("held, by share of memory", fmt.Sprintf("%.2f at most", most), heldTime.Hours(), heldTime.Hours()*prices.GPUHour)
 	charged, starts := out.serverless()
 	for _, by := range prices.Serverless {

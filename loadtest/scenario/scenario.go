@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	_ "embed"
 	"fmt"
 	"iter"
 	"math"
@@ -12,18 +13,28 @@ import (
 	"pilotlight/loadtest"
 )
 
+// soakTimeline is an example too.
+//
+//go:embed soak.yaml
+var soakTimeline []byte
+
 // Scenario is a use. Its times are those of the world; a run is Speed times as fast.
 type Scenario struct {
 	Name  string
 	About string // for whom it stands, in a sentence
 	Speed float64
 	For   time.Duration
-	GPUs  int // of 24 GiB
+	GPUs  int // of 24 GiB, on each node
 	Idle  time.Duration
 	Awake bool // all backends are, before the load begins
 	Fleet []Models
 	Gaps  []Gap
 	SLOs  []string
+
+	Agents   int           // each with a node that has all models; 0: one edge keeps them itself
+	Edges    int           // where there are agents
+	Faults   *Faults       // that go wrong unless others are asked for; nil: none
+	Patience time.Duration // of clients; 0: 5m
 
 	requests func(s Scenario, seed uint64) iter.Seq[loadtest.Request]
 }
@@ -102,6 +113,8 @@ func All() []Scenario {
 		Name: "llama-8b", Count: 1, Backends: 2, Memory: 18, Slots: 16, Load: 3 * time.Second, Wake: 300 * time.Millisecond,
 		Step: 12 * time.Millisecond, Answer: 64, Prompt: 200,
 	}
+	alone := live
+	alone.Backends, alone.Load = 1, time.Second
 	named := func(m Models, name string) Models { m.Name = name; return m }
 	many := func(m Models, name string, n int) Models { m.Name, m.Count = name, n; return m }
 	crowd := live
@@ -158,7 +171,23 @@ func All() []Scenario {
 			SLOs:     []string{"errors<=0%"},
 			requests: poisson(func(time.Duration) float64 { return 0.2 }),
 		},
+		{
+			Name: "soak", About: "Two edges, two agents and Consul, where something goes wrong every few seconds.",
+			Speed: 1, For: 2 * time.Minute, GPUs: 1, Idle: 3 * time.Second, Agents: 2, Edges: 2, Faults: soakFaults(), Patience: time.Minute,
+			Fleet:    []Models{many(alone, "model", 3)},
+			SLOs:     []string{"ok>=50%"}, // it is no virtue to answer when all is killed, but something should be
+			requests: poisson(func(t time.Duration) float64 { return burst(t%(20*time.Second), 17*time.Second, 20) }),
+		},
 	}
+}
+
+// soakFaults is the timeline of the soak.
+func soakFaults() *Faults {
+	f, err := parseFaults(soakTimeline)
+	if err != nil {
+		panic("BUG: the timeline of the soak: " + err.Error())
+	}
+	return f
 }
 
 // stepPerSeq is what each running request adds to a step of a simulated model server.

@@ -63,8 +63,8 @@ what a model server writes
 `
 
 func TestALogSaysWhatWasHeld(t *testing.T) {
-	rec, err := readRecord(strings.NewReader(log))
-	if err != nil {
+	var rec record
+	if err := rec.read(strings.NewReader(log)); err != nil {
 		t.Fatal(err)
 	}
 	if len(rec.visits) != 2 || rec.cold != 1 || rec.outcomes["refused"] != 1 || rec.visits[0].waited != 5*time.Second ||
