@@ -129,7 +129,6 @@ func (r *Result) add(q *Request, due time.Time, a Answer) {
 	part := r.line.at(a.Ended.Sub(r.Began))
 	part.Ended[a.Outcome]++
 	part.Tokens += int64(a.Tokens)
-	part.Open = r.open
 	if !a.First.IsZero() {
 		r.line.at(q.At).TTFT.add(a.First.Sub(due))
 	}
@@ -288,7 +287,6 @@ func (r *Result) Now() Now {
 type Part struct {
 	Sent   int64
 	Ended  map[Outcome]int64
-	Open   int64 // requests, when the last one of the part ended
 	Tokens int64 // of answers that ended
 	TTFT   Times // of requests that were to begin in it; exact to a tenth
 }
@@ -325,7 +323,7 @@ func (l *timeline) halve() {
 }
 
 func (p *Part) take(next *Part) {
-	p.Sent, p.Tokens, p.Open = p.Sent+next.Sent, p.Tokens+next.Tokens, next.Open
+	p.Sent, p.Tokens = p.Sent+next.Sent, p.Tokens+next.Tokens
 	for o, n := range next.Ended {
 		p.Ended[o] += n
 	}

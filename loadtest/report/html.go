@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -30,7 +31,7 @@ func (p *Report) allPlots() []Plot {
 	rates, some := make([]Series, len(names)), make([]bool, len(names))
 	open := Series{Name: "open requests"}
 	p50, p99 := Series{Name: "p50"}, Series{Name: "p99"}
-	for _, t := range p.Timeline {
+	for _, t := range p.coarse() {
 		for i, n := range []int64{t.Sent, t.OK, t.No, t.Left, t.Broken} {
 			rates[i].Name = names[i]
 			rates[i].Points = append(rates[i].Points, Point{t.Second, float64(n) / t.Length})
@@ -54,6 +55,24 @@ func (p *Report) allPlots() []Plot {
 		{"Time to the first token, by when the request was to begin", "ms", []Series{p50, p99}},
 	}
 	return append(all, p.plots...)
+}
+
+// maxPoints is how many a line over time has.
+const maxPoints = 120
+
+// coarse is the timeline in no more parts than a plot can show. Times to the first token are the longest of the parts that are put together.
+func (p *Report) coarse() (all []Part) {
+	for some := range slices.Chunk(p.Timeline, (len(p.Timeline)+maxPoints-1)/maxPoints) {
+		sum := some[0]
+		for _, t := range some[1:] {
+			sum.Length += t.Length
+			sum.Sent, sum.OK, sum.No, sum.Left, sum.Broken = sum.Sent+t.Sent, sum.OK+t.OK, sum.No+t.No, sum.Left+t.Left, sum.Broken+t.Broken
+			sum.Open, sum.Tokens = t.Open, sum.Tokens+t.Tokens
+			sum.TTFT50, sum.TTFT99 = max(sum.TTFT50, t.TTFT50), max(sum.TTFT99, t.TTFT99)
+		}
+		all = append(all, sum)
+	}
+	return all
 }
 
 // curvePlot are the distributions.

@@ -86,7 +86,7 @@ type Part struct {
 	No     int64   `json:"refused"`
 	Left   int64   `json:"left"`
 	Broken int64   `json:"broken"`
-	Open   int64   `json:"open"`
+	Open   int64   `json:"open"` // at its end
 	Tokens int64   `json:"tokens"`
 	TTFT50 float64 `json:"ttft_p50_ms"` // of requests that were to begin in it; 0: none got a token
 	TTFT99 float64 `json:"ttft_p99_ms"`
@@ -172,10 +172,15 @@ func curveOf(name string, t loadtest.Times) curve {
 
 func (p *Report) readTimeline(r *loadtest.Result) {
 	every, parts := r.Timeline()
+	open := int64(0)
 	for i, part := range parts {
+		open += part.Sent
+		for _, n := range part.Ended {
+			open -= n
+		}
 		p.Timeline = append(p.Timeline, Part{
 			Second: float64(i) * every.Seconds(), Length: every.Seconds(), Sent: part.Sent, OK: part.Ended[loadtest.OK], No: part.Ended[loadtest.Refused],
-			Left: part.Ended[loadtest.Left], Broken: part.Ended[loadtest.Broken], Open: part.Open, Tokens: part.Tokens,
+			Left: part.Ended[loadtest.Left], Broken: part.Ended[loadtest.Broken], Open: open, Tokens: part.Tokens,
 			TTFT50: ms(part.TTFT.At(50)), TTFT99: ms(part.TTFT.At(99)),
 		})
 	}

@@ -46,6 +46,7 @@ func (s Scenario) Run(ctx context.Context, o Options) (*report.Report, error) {
 	if o.Faults == nil {
 		o.Faults = s.Faults
 	}
+	s.Gaps = slices.DeleteFunc(slices.Clone(s.Gaps), func(g Gap) bool { return g.At >= s.For })
 	f, err := s.start(ctx, o)
 	if err != nil {
 		return nil, err
@@ -232,7 +233,7 @@ func (out *outcome) read(f *fleet) error {
 
 // report is what there is to say.
 func (out *outcome) report(slos []loadtest.SLO) *report.Report {
-	s, rec := out.scenario, out.record
+	s := out.scenario
 	p := report.Of("Scenario "+s.Name, out.result, slos)
 	p.Set("what", "%s", s.About)
 	p.Set("fleet", "%s%d simulated GPUs of %d GiB, %d models; backends sleep when they were idle for %s", out.processes(), s.gpus(), gpuMemory, len(s.names()), s.Idle)
@@ -249,17 +250,7 @@ func (out *outcome) report(slos []loadtest.SLO) *report.Report {
 	}
 	p.Set("memory", "the edge had %.1f MiB at most", float64(out.memory)/(1<<20))
 	p.Tables = append(p.Tables, out.coldStarts(), out.costs())
-	h := rec.heldBy(s.shares(), s.gpus())
-	series := report.Series{Name: "GPUs held"}
-	for i, at := range h.at {
-		if x := at.Sub(out.result.Began).Seconds(); x >= 0 && at.Before(out.result.Ended) {
-			if i > 0 {
-				series.Points = append(series.Points, report.Point{X: x, Y: h.sum[i-1]})
-			}
-			series.Points = append(series.Points, report.Point{X: x, Y: h.sum[i]})
-		}
-	}
-	p.Plot("GPUs held, by share of their memory", "", series)
+	p.Plot("GPUs held, by share of their memory", "", out.heldOverTime())
 	accounted := "Every request has one outcome, the same at its client and at the edge; no slot, place in a line, goroutine, descriptor or process is left."
 	if len(out.wrong) > 0 {
 		accounted = "NOT AS IT SHOULD BE: " + errors.Join(out.wrong...).Error()
@@ -363,6 +354,22 @@ func (out *outcome) at(t time.Time) time.Duration {
 		}
 	}
 	return world
+}
+
+// heldOverTime is what was held, as steps.
+func (out *outcome) heldOverTime() report.Series {
+	s := report.Series{Name: "GPUs held"}
+	h := out.record.heldBy(out.scenario.shares(), out.scenario.gpus())
+	level, x := 0.0, func(t time.Time) float64 { return max(0, t.Sub(out.result.Began).Seconds()) }
+	for i, at := range h.at {
+		if at.After(out.result.Ended) {
+			break
+		}
+		s.Points = append(s.Points, report.Point{X: x(at), Y: level}, report.Point{X: x(at), Y: h.sum[i]})
+		level = h.sum[i]
+	}
+	s.Points = append(s.Points, report.Point{X: x(out.result.Ended), Y: level})
+	return s
 }
 
 // heldTime is the GPU time that was held in the world, gaps included.
