@@ -89,12 +89,18 @@ const (
 	diskRate  = 2 << 30
 )
 
+// Seen is how long wakes from tier took, if there was one.
+func (l *Learned) Seen(backend string, tier router.Tier) (took time.Duration, seen bool) {
+	if was := l.known[backend]; was != nil {
+		took, seen = was.Wake[tier.String()]
+	}
+	return took, seen
+}
+
 // Expect is how long a wake from tier takes.
 func (l *Learned) Expect(backend string, tier router.Tier, memory config.Size) time.Duration {
-	if was := l.known[backend]; was != nil {
-		if t, ok := was.Wake[tier.String()]; ok {
-			return t
-		}
+	if took, seen := l.Seen(backend, tier); seen {
+		return took
 	}
 	if tier == router.OnHost {
 		return wakeTime + time.Duration(float64(memory)/hostRate*float64(time.Second))

@@ -119,6 +119,17 @@ func TestAsManyBackendsAreReadyAsTheLoadAsksFor(t *testing.T) {
 	})
 }
 
+// TestWhatWakesInAMomentIsExpectedOfAllThatAreAlike: how long the first took tells of the others, which nobody has seen wake.
+func TestWhatWakesInAMomentIsExpectedOfAllThatAreAlike(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(40*g), map[string]config.Model{"a": model("a", 10*g, several("a", 2))}, slow(2*time.Second))
+		leave := s.crowd("a", 8)     // on 4 slots
+		time.Sleep(10 * time.Second) // a backend of 10 GiB that nobody has seen wake is taken to need twice as long
+		s.hasReady("a", 2, "when the line has lasted for two wakes and a look")
+		leave()
+	})
+}
+
 // A load that just goes up and down around what one backend can do must not make the second come and go with it.
 func TestReplicasDoNotFlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

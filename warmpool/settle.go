@@ -154,7 +154,7 @@ func (k *Keeper) seen(now time.Time) []Seen {
 			all = append(all, Seen{
 				ID: u.id, Model: u.model, State: u.state, Since: u.since, Rested: u.rested,
 				Use: k.edge.Use(u.id), Policy: u.policy, Stays: u.fixed(), Sleeps: !u.canStop(),
-				Slots: max(u.spec.Slots, 1), WakeTime: k.wakeTime(u), WakeAgain: k.learned.Expect(u.id, u.rests(), u.spec.Memory),
+				Slots: max(u.spec.Slots, 1), WakeTime: k.wakeTime(u), WakeAgain: k.expect(u, u.rests()),
 			})
 		}
 	}

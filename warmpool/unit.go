@@ -242,7 +242,30 @@ func (k *Keeper) wakeTime(u *unit) time.Duration {
 		}
 	case router.Stopped, router.Asleep, router.Waking, router.Failed:
 	}
-	return k.learned.Expect(u.id, u.tier, u.spec.Memory)
+	return k.expect(u, u.tier)
+}
+
+// expect is how long a wake from a tier takes: as was seen of the backend, or else of one of its model that is configured alike, where several
+// were the slowest.
+func (k *Keeper) expect(u *unit, from router.Tier) (longest time.Duration) {
+	if took, seen := k.learned.Seen(u.id, from); seen {
+		return took
+	}
+	for _, other := range k.units {
+		if other.model == u.model && alike(other.spec, u.spec) {
+			took, _ := k.learned.Seen(other.id, from)
+			longest = max(longest, took)
+		}
+	}
+	if longest > 0 {
+		return longest
+	}
+	return k.learned.Expect(u.id, from, u.spec.Memory)
+}
+
+// alike says whether backends wake in the same way.
+func alike(a, b config.Backend) bool {
+	return a.Engine == b.Engine && a.Sleep == b.Sleep && a.SleepLevel == b.SleepLevel && a.Memory == b.Memory && a.GPUs == b.GPUs && (a.Process == nil) == (b.Process == nil)
 }
 
 // commit notes in the ledger what the backend holds on its GPUs.
