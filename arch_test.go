@@ -42,7 +42,7 @@ func layout() map[string][]string {
 		"loadtest/edge":         {}, // it sees pilotlight from outside
 		"loadtest/demofleet":    {"probe/proc"},
 		"loadtest/benchwake":    {"loadtest/edge"},
-		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim"},
+		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
 		"loadtest/benchleave":   {"loadtest/edge"},
 		"loadtest/benchproxy":   {"loadtest/edge"},
 		"loadtest/soakedge":     {"loadtest/edge"},
