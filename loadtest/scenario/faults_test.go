@@ -181,7 +181,7 @@ func TestWhatAKilledEdgeTookWithItIsBounded(t *testing.T) {
 		done   []deed
 		well   bool
 	}{{10, nil, true}, {9, nil, false}, {11, nil, false}, {9, []deed{kill}, true}, {0, []deed{kill}, true}, {11, []deed{kill}, false}} {
-		if err := accountsOfTheDead(result, map[string]int64{"ok": c.logged}, c.done); (err == nil) != c.well {
+		if err := accountsInLogs(result, map[string]int64{"ok": c.logged}, c.done); (err == nil) != c.well {
 			t.Errorf("%d of 10 are in the log, %d edges were killed: %v", c.logged, len(c.done), err)
 		}
 	}

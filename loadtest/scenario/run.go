@@ -223,10 +223,8 @@ func (out *outcome) read(f *fleet) error {
 		}
 		out.complains = append(out.complains, more...)
 	}
-	if slices.ContainsFunc(out.done, func(d deed) bool { return d.edge }) {
-		if wrong := accountsOfTheDead(out.result, out.record.outcomes, out.done); wrong != nil {
-			out.wrong = append(out.wrong, wrong)
-		}
+	if wrong := accountsInLogs(out.result, out.record.outcomes, out.done); wrong != nil {
+		out.wrong = append(out.wrong, wrong)
 	}
 	return nil
 }
