@@ -1,10 +1,6 @@
 package proxy
 
-import (
-	"time"
-
-	"github.com/valyala/fasthttp"
-)
+import "github.com/valyala/fasthttp"
 
 // A stream goes on for minutes and is silent most of the time. What fasthttp holds for a request, its context and the stack of
 // the goroutine that read it, would be more than all the rest of the stream. So a stream steps aside: the handler returns,
@@ -50,6 +46,5 @@ func (v *visit) rest() error {
 // resume has fasthttp serve the next request of a connection that it has let go of.
 func (c *conn) resume() {
 	c.state(fasthttp.StateIdle)
-	c.readBy = time.Now().Add(c.ln.limits.IdleTime.Std())
 	c.ln.server.ServeConn(c) // how it ends is in the visits
 }

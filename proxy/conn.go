@@ -39,7 +39,9 @@ type conn struct {
 	fresh    bool          // nothing has been read
 	due      time.Time     // when the client must have sent what is waited for; zero: whenever
 	alarm    time.Time     // when reading fails: see patiently
-	readBy   time.Time     // in place of the next deadline that fasthttp sets; zero: there is none
+	headBy   time.Time     // when a head must have come of which greet has read the beginning; zero: it has not
+	came     time.Time     // when all came that has been read of the present request; zero: over some time
+	ended    time.Time     // when the last request did; zero: there was none
 	requests int           // so far
 	last     bool          // there will be no other one
 	next     func()        // what becomes of the connection once fasthttp lets go of it; nil: it is closed
@@ -129,19 +131,34 @@ func (c *conn) greet() bool {
 			return false
 		case err != nil, !strings.HasPrefix(http2Preface, string(b)):
 			return true
-		case c.readBy.IsZero():
-			c.readBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
-			c.Conn.SetReadDeadline(c.readBy)
+		case c.headBy.IsZero():
+			c.headBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
+			c.Conn.SetReadDeadline(c.headBy)
 		}
 	}
 }
 
-// SetReadDeadline is fasthttp's. The first one counts from the first byte of a request, which greet may have seen a while
-// ago; that of a connection which it gets back is for an idle one.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	if !c.readBy.IsZero() {
-		t, c.readBy = c.readBy, time.Time{}
+// awaitRequest gives a client its time until a request begins.
+func (c *conn) awaitRequest() error {
+	c.came = time.Time{}
+	if c.ended.IsZero() {
+		return c.expect(time.Now().Add(c.ln.limits.HeaderTime.Std()))
 	}
+	return c.expect(c.ended.Add(c.ln.limits.IdleTime.Std()))
+}
+
+// awaitHead gives a client its time for a head whose first byte has just come, or was seen by greet.
+func (c *conn) awaitHead() error {
+	c.came = time.Now()
+	due := c.headBy
+	if c.headBy = (time.Time{}); due.IsZero() {
+		due = c.came.Add(c.ln.limits.HeaderTime.Std())
+	}
+	return c.expect(due)
+}
+
+// expect sets when the client must have sent what is waited for.
+func (c *conn) expect(t time.Time) error {
 	c.due = t
 	if c.source.raw != nil && !c.alarm.IsZero() && !c.alarm.After(t) {
 		return nil
@@ -151,8 +168,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 }
 
 // patiently reads from the client until something comes or its time is up. The alarm of the connection may go off earlier
-// than that: fasthttp sets three deadlines for each request, and to set one costs more than to look, once in seconds,
-// whether it is time.
+// than that: each request has three deadlines, and to set one costs more than to look, once in seconds, whether it is time.
 func (c *conn) patiently(read func() error) error {
 	for {
 		err := read()
@@ -216,12 +232,6 @@ func (c *conn) send(p []byte) error {
 	}
 	return nil
 }
-
-// SetDeadline is fasthttp's. Deadlines of writes are ours: see send.
-func (c *conn) SetDeadline(t time.Time) error { return c.Conn.SetReadDeadline(t) }
-
-// SetWriteDeadline does nothing.
-func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
 // left says that the client has gone.
 func (c *conn) left() { c.end(router.ErrLeft) }

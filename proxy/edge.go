@@ -127,7 +127,7 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	return err
 }
 
-// server is fasthttp as we use it: see conn for what it is not used for. It may serve as many as the listener admits.
+// server is fasthttp as we use it: see conn for what it is not used for, deadlines among it. It may serve as many as the listener admits.
 func (e *Edge) server(l *listener) *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:                       e.handle,
@@ -138,8 +138,7 @@ func (e *Edge) server(l *listener) *fasthttp.Server {
 		Concurrency:                   math.MaxInt32,
 		ReadBufferSize:                int(e.limits.Header),
 		MaxRequestBodySize:            int(e.limits.Body),
-		ReadTimeout:                   e.limits.HeaderTime.Std(),
-		IdleTimeout:                   e.limits.IdleTime.Std(),
+		LazyRequestTime:               true,
 		ReduceMemoryUsage:             true, // see conn.Write
 		DisablePreParseMultipartForm:  true,
 		DisableHeaderNamesNormalizing: true,
@@ -213,15 +212,7 @@ func (e *Edge) headerCame(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	if n := int64(h.ContentLength()); n > int64(e.limits.BodyHeld) && n <= int64(e.limits.Body) && namedWithoutBody(h) {
 		h.SetContentLength(0)
 	}
-	return e.bodyTime(h)
-}
-
-// bodyTime gives a body its own time, once the header has come.
-func (e *Edge) bodyTime(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if h.ContentLength() == 0 || h.ContentLength() == -2 {
-		return fasthttp.RequestConfig{}
-	}
-	return fasthttp.RequestConfig{ReadTimeout: e.limits.BodyTime.Std()}
+	return fasthttp.RequestConfig{}
 }
 
 // misread answers a request that could not be read, and has its connection closed.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -25,6 +26,7 @@ type gate struct {
 	ahead int             // bytes at the front of the source that may go through
 	body  body            // what is left of it
 	asks  bool            // the client waits for a "100 Continue"
+	timed bool            // the time for the body has begun
 	no    *router.Refusal // nothing goes through any more
 }
 
@@ -53,14 +55,16 @@ const (
 	maxEmpty  = 4  // lines before a request
 )
 
-// Read is fasthttp's. It waits for a request with the idle time for a deadline, and has another for the rest of the
-// head: so what comes first is one byte.
+// Read is fasthttp's, which learns of the beginning of a request by its first byte: so what comes first is one byte.
 func (c *conn) Read(p []byte) (int, error) {
 	g := &c.gate
 	switch {
 	case g.no != nil:
 		return 0, g.no
 	case g.phase == between:
+		if err := c.awaitRequest(); err != nil {
+			return 0, err
+		}
 		if c.fresh {
 			c.fresh = false
 			if !c.greet() {
@@ -106,7 +110,7 @@ func (c *conn) readFirst(p []byte) (int, error) {
 	if c.busy { // a request that fasthttp takes to be longer than we do
 		return 0, g.refuse(fasthttp.StatusBadRequest, errDesync)
 	}
-	g.phase, g.known = atHead, 0
+	g.phase, g.known, g.timed = atHead, 0, false
 	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
 	for empty := 0; ; {
 		b := c.source.bytes()
@@ -123,7 +127,7 @@ func (c *conn) readFirst(p []byte) (int, error) {
 			g.refuse(fasthttp.StatusBadRequest, errLine)
 			return copy(p, "?"), nil
 		default:
-			return copy(p[:1], b), nil
+			return copy(p[:1], b), c.awaitHead()
 		}
 	}
 }
@@ -142,6 +146,7 @@ func (c *conn) readHead() error {
 			c.gate.ahead = n - 1
 			return nil
 		}
+		c.came = time.Time{}
 		if err := c.patiently(c.source.fill); err != nil {
 			return c.noted(err)
 		}
@@ -223,6 +228,9 @@ func (c *conn) readBody(p []byte) (int, error) {
 				return 0, err
 			}
 		}
+		if err := c.awaitBody(); err != nil {
+			return 0, err
+		}
 		if g.asks = false; g.body.kind == byLength {
 			var n int
 			err := c.patiently(func() (err error) {
@@ -244,6 +252,16 @@ func (c *conn) readBody(p []byte) (int, error) {
 	}
 	g.ahead = n
 	return 0, nil
+}
+
+// awaitBody gives a client its time for a body, from when the first of it is waited for.
+func (c *conn) awaitBody() error {
+	c.came = time.Time{}
+	if c.gate.timed {
+		return nil
+	}
+	c.gate.timed = true
+	return c.expect(time.Now().Add(c.ln.limits.BodyTime.Std()))
 }
 
 var (

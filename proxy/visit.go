@@ -142,7 +142,12 @@ func (v *record) name() string { return strconv.FormatUint(v.id, 36) }
 // open begins the record of a request. It is broken until it is known to be otherwise.
 func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	h := &ctx.Request.Header
-	v := e.receive(ctx.Conn().(*conn), h.Method(), h.RequestURI())
+	c := ctx.Conn().(*conn)
+	at := c.came
+	if at.IsZero() {
+		at = time.Now()
+	}
+	v := e.receive(c, h.Method(), h.RequestURI(), at)
 	v.ctx = ctx
 	v.http1 = h.IsHTTP11()
 	v.conn.requests++
@@ -150,8 +155,8 @@ func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
 	return v
 }
 
-// receive is open for whoever has no RequestCtx.
-func (e *Edge) receive(c *conn, verb, target []byte) *visit {
+// receive is open for whoever has no RequestCtx. At is when the request had come.
+func (e *Edge) receive(c *conn, verb, target []byte, at time.Time) *visit {
 	v, ok := e.visits.Get().(*visit)
 	if !ok {
 		v = &visit{}
@@ -162,7 +167,7 @@ func (e *Edge) receive(c *conn, verb, target []byte) *visit {
 		}
 	}
 	v.edge, v.conn = e, c
-	v.id, v.At = e.lastID.Add(1), time.Now()
+	v.id, v.At = e.lastID.Add(1), at
 	v.Client, v.Method = c.client, method(verb)
 	path, _, _ := bytes.Cut(target, []byte("?"))
 	v.pathLen = copy(v.path[:], path)
@@ -189,7 +194,8 @@ func (v *visit) close() {
 	if v.conn.last = v.last || v.conn.Err() != nil || v.conn.ln.parts(); v.conn.last && v.ctx != nil {
 		v.ctx.SetConnectionClose()
 	}
-	v.Total = time.Since(v.At)
+	v.conn.ended = time.Now()
+	v.Total = v.conn.ended.Sub(v.At)
 	e.metrics.inFlight.Dec()
 	if m, ok := e.router.Model(v.Model); ok && v.known == "" {
 		v.known = m.Name
