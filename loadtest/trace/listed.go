@@ -50,10 +50,10 @@ func readAzureLLM(r io.Reader) (*Trace, error) {
 		if err != nil {
 			return fmt.Errorf("%q is no time", row[0])
 		}
-		if first.IsZero() {
-			first = at
+		var a Arrival
+		if a.At, err = after(&first, at); err != nil {
+			return err
 		}
-		a := Arrival{At: at.Sub(first)}
 		if a.Prompt, err = tokens(row[1]); err != nil {
 			return err
 		}
@@ -63,6 +63,18 @@ func readAzureLLM(r io.Reader) (*Trace, error) {
 		return add(&all, a)
 	})
 	return listed(AzureLLM, all), err
+}
+
+// after is how long after the first time another is, which may be the first.
+func after(first *time.Time, at time.Time) (time.Duration, error) {
+	if first.IsZero() {
+		*first = at
+	}
+	d := at.Sub(*first)
+	if d.Abs().Seconds() > maxSeconds {
+		return 0, fmt.Errorf("%s is more than ten years from the first request", at.Format(time.DateOnly))
+	}
+	return d, nil
 }
 
 // add adds one, unless there are too many.
@@ -119,6 +131,7 @@ const bytesOfToken = 4
 // readAccessLog reads the requests in what pilotlight serve writes. Other lines are no concern of ours.
 func readAccessLog(r io.Reader) (*Trace, error) {
 	var all []Arrival
+	var first time.Time
 	err := lines(r, func(line []byte) error {
 		if !bytes.Contains(line, []byte(`"msg":"request"`)) {
 			return nil
@@ -136,9 +149,15 @@ func readAccessLog(r io.Reader) (*Trace, error) {
 		if in.Model == "" {
 			return nil // it was refused for naming none
 		}
-		began := in.Time.Add(-time.Duration(in.Total * float64(time.Millisecond)))
+		if !(in.Total >= 0 && in.Total < maxSeconds*1000) {
+			return fmt.Errorf("%v is no time in milliseconds", in.Total)
+		}
+		at, err := after(&first, in.Time.Add(-time.Duration(in.Total*float64(time.Millisecond))))
+		if err != nil {
+			return err
+		}
 		return add(&all, Arrival{
-			At: time.Duration(began.UnixNano()), Client: in.Client, Model: in.Model, Prompt: int(min(in.In/bytesOfToken, maxTokens)),
+			At: at, Client: in.Client, Model: in.Model, Prompt: int(min(max(in.In, 0)/bytesOfToken, maxTokens)),
 		})
 	})
 	return listed(AccessLog, all), err

@@ -5,6 +5,7 @@ package trace
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func notEOF(err error) error {
 
 // listed is a recording that has a line for each request.
 func listed(format Format, all []Arrival) *Trace {
-	slices.SortStableFunc(all, func(a, b Arrival) int { return int(a.At - b.At) })
+	slices.SortStableFunc(all, func(a, b Arrival) int { return cmp.Compare(a.At, b.At) })
 	t := &Trace{Format: format, Count: int64(len(all)), arrivals: slices.Values(all)}
 	busy := map[string]int64{}
 	if len(all) > 0 {

@@ -116,20 +116,21 @@ func TestARecordingMayBeCompressed(t *testing.T) {
 func TestWhatIsNoRecordingIsRefused(t *testing.T) {
 	const head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 	for text, want := range map[string]string{
-		"":                                   "it is empty",
-		"hello\n":                            `begins with "hello"`,
-		head:                                 "there is no request in it",
-		head + "x,1,2\n":                     `line 2: "x" is no time`,
-		head + "2023-11-16 18:15:46,1\n":     "line 2",
-		head + "2023-11-16 18:15:46,-1,2\n":  `line 2: "-1" is no number of tokens`,
-		mooncake + "{":                       "line 4",
-		mooncake + `{"timestamp":-1}`:        "line 4: a time or a length is out of bounds",
-		serveGen + "a,NaN,1,1\n":             `line 5: "NaN" is no time`,
-		serveGen + "a,1,1,1e99\n":            `line 5: "1e99" is no number of requests`,
-		functions + "C,z,1,2,3\nD,z,1,x,3\n": `line 5: "x" is no number`,
-		`{"msg":"serving"}` + "\n":           "there is no request in it",
-		`{"msg":"request"}` + "\n{\"msg\":\"request\",": "line 2",
-		"\x1f\x8b broken": "decompress",
+		"":               "it is empty",
+		"hello\n":        `begins with "hello"`,
+		head:             "there is no request in it",
+		head + "x,1,2\n": `line 2: "x" is no time`,
+		head + "2023-11-16 18:15:46,1,1\n0001-11-16 18:15:46,1,1\n": "line 3: 0001-11-16 is more than ten years from",
+		head + "2023-11-16 18:15:46,1\n":                            "line 2",
+		head + "2023-11-16 18:15:46,-1,2\n":                         `line 2: "-1" is no number of tokens`,
+		mooncake + "{":                                              "line 4",
+		mooncake + `{"timestamp":-1}`:                               "line 4: a time or a length is out of bounds",
+		serveGen + "a,NaN,1,1\n":                                    `line 5: "NaN" is no time`,
+		serveGen + "a,1,1,1e99\n":                                   `line 5: "1e99" is no number of requests`,
+		functions + "C,z,1,2,3\nD,z,1,x,3\n":                        `line 5: "x" is no number`,
+		`{"msg":"serving"}` + "\n":                                  "there is no request in it",
+		`{"msg":"request"}` + "\n{\"msg\":\"request\",":             "line 2",
+		"\x1f\x8b broken":                                           "decompress",
 	} {
 		if _, err := Read(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: the error is %v, want one with %q", text, err, want)
@@ -142,6 +143,7 @@ func FuzzRead(f *testing.F) {
 	for _, text := range []string{azureLLM, mooncake, serveGen, functions, accessLog} {
 		f.Add(text)
 	}
+	f.Add("TIMESTAMP,ContextTokens,GeneratedTokens\n7000-01-01 0:00:00,0,0\n0000-01-01 0:00:00,0,0") // further apart than a time.Duration is long
 	f.Fuzz(func(t *testing.T, text string) {
 		got, err := Read(strings.NewReader(text))
 		if err != nil || got.Count > 10000 {
