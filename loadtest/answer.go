@@ -140,9 +140,9 @@ func (a *Answer) hearStream(in *bufio.Reader, chat bool) error {
 			if line, err = a.longLine(in, line); err != nil {
 				return err
 			}
-		case err == io.EOF && (done || !chat):
+		case errors.Is(err, io.EOF) && (done || !chat):
 			return nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return &fault{Broken, "the stream ended without [DONE]"}
 		case err != nil:
 			return err

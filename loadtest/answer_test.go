@@ -52,26 +52,27 @@ func TestHowAnswersEnd(t *testing.T) {
 }
 
 func TestErrorsHaveFewNames(t *testing.T) {
-	gone, cancel := context.WithCancel(t.Context())
-	cancel()
-	slow, give := context.WithCancelCause(t.Context())
-	give(ErrTooLong)
 	for _, c := range []struct {
-		ctx  context.Context
-		err  error
-		want Outcome
-		kind string
+		ended error // why the client left; nil: it did not
+		err   error
+		want  Outcome
+		kind  string
 	}{
-		{t.Context(), fmt.Errorf("dial: %w", syscall.ECONNREFUSED), Broken, "connection refused"},
-		{t.Context(), fmt.Errorf("read: %w", syscall.ECONNRESET), Broken, "connection reset"},
-		{t.Context(), io.ErrUnexpectedEOF, Broken, "the connection closed before the end"},
-		{t.Context(), errors.New("read 127.0.0.1:4711"), Broken, "other"},
-		{gone, context.Canceled, Left, "the load was ended"},
-		{slow, context.Canceled, Left, "it took too long"},
+		{nil, fmt.Errorf("dial: %w", syscall.ECONNREFUSED), Broken, "connection refused"},
+		{nil, fmt.Errorf("read: %w", syscall.ECONNRESET), Broken, "connection reset"},
+		{nil, io.ErrUnexpectedEOF, Broken, "the connection closed before the end"},
+		{nil, errors.New("read 127.0.0.1:4711"), Broken, "other"},
+		{context.Canceled, context.Canceled, Left, "the load was ended"},
+		{ErrTooLong, context.Canceled, Left, "it took too long"},
 	} {
-		if outcome, kind := outcomeOf(c.ctx, c.err); outcome != c.want || kind != c.kind {
+		ctx, end := context.WithCancelCause(t.Context())
+		if c.ended != nil {
+			end(c.ended)
+		}
+		if outcome, kind := outcomeOf(ctx, c.err); outcome != c.want || kind != c.kind {
 			t.Errorf("%v is %s (%q), want %s (%q)", c.err, outcome, kind, c.want, c.kind)
 		}
+		end(nil)
 	}
 }
 

@@ -299,7 +299,7 @@ func (p *Report) tables() []Table {
 				n += of
 			}
 			models.Rows = append(models.Rows, []string{
-				m.Name, fmt.Sprint(n), fmt.Sprint(n - ok), short(m.TTFT.P50), short(m.TTFT.P99), short(m.Total.P50), short(m.Total.P99),
+				m.Name, strconv.FormatInt(n, 10), strconv.FormatInt(n-ok, 10), short(m.TTFT.P50), short(m.TTFT.P99), short(m.Total.P50), short(m.Total.P99),
 			})
 		}
 		all = append(all, models)
@@ -310,7 +310,7 @@ func (p *Report) tables() []Table {
 func short(ms float64) string { return loadtest.Short(time.Duration(ms * float64(time.Millisecond))) }
 
 func (t Times) cells() []string {
-	return []string{short(t.Mean), short(t.P50), short(t.P90), short(t.P99), short(t.P999), short(t.Max), fmt.Sprint(t.Count)}
+	return []string{short(t.Mean), short(t.P50), short(t.P90), short(t.P99), short(t.P999), short(t.Max), strconv.FormatInt(t.Count, 10)}
 }
 
 func (t Table) text(b *strings.Builder) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -131,7 +132,7 @@ func (f *fleet) startConsul(ctx context.Context, program string) (addr string, e
 	addr = fmt.Sprintf("127.0.0.1:%d", ports[0])
 	args := []string{"agent", "-dev", "-bind", "127.0.0.1", "-dns-port", "-1", "-grpc-port", "-1"}
 	for i, flag := range []string{"-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"} {
-		args = append(args, flag, fmt.Sprint(ports[i]))
+		args = append(args, flag, strconv.Itoa(ports[i]))
 	}
 	p := f.newProcess("consul", theOne, program, addr, args...)
 	if err := p.start(); err != nil {

@@ -139,7 +139,7 @@ func checked(ctx context.Context, look func() (error, error)) (wrong, err error)
 	for {
 		w, err := look()
 		if ctx.Err() != nil {
-			return wrong, nil //nolint:nilerr // what was seen last counts
+			return wrong, nil // what was seen last counts
 		}
 		if err != nil || w == nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -43,9 +44,9 @@ func (p *process) start() error {
 		return fmt.Errorf("open the log of %s: %w", p.name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(p.program, p.args...)
-	cmd.Stdout, cmd.Stderr = log, log                     // not a pipe: who reads a line for every request takes the time for it from the edge
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us to pass on
+	cmd := exec.CommandContext(context.Background(), p.program, p.args...) // it is ended in order, whatever ends us
+	cmd.Stdout, cmd.Stderr = log, log                                      // not a pipe: who reads a line for every request takes the time for it from the edge
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}                  // Ctrl-C is for us to pass on
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}

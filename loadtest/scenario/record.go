@@ -104,10 +104,10 @@ type held struct {
 
 // heldBy adds up what the backends of models hold, from each move on. A backend that wakes may still wait for what another is about to give
 // back, so there is never more than the GPUs have.
-func (r record) heldBy(shares map[string]share, gpus int) held {
+func (rec *record) heldBy(shares map[string]share, gpus int) held {
 	var h held
 	sum, states := 0.0, map[string]string{}
-	for _, m := range r.moves {
+	for _, m := range rec.moves {
 		s := shares[m.model]
 		sum += s.of(m.to) - s.of(states[m.backend])
 		states[m.backend] = m.to

@@ -1,9 +1,11 @@
 package scenario
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // relay stands between edges and an agent, so that their link can be dropped.
@@ -90,7 +92,8 @@ func (r *relay) keep(c net.Conn) bool {
 // pass copies both ways until one side ends.
 func (r *relay) pass(client net.Conn) {
 	defer r.forget(client)
-	server, err := net.Dial("tcp", r.to)
+	d := net.Dialer{Timeout: time.Second}
+	server, err := d.DialContext(context.Background(), "tcp", r.to) // cut ends it with its client
 	if err != nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -286,7 +287,7 @@ func (out *outcome) faults() report.Table {
 			}
 		}
 		if n > 0 {
-			t.Rows = append(t.Rows, []string{what, fmt.Sprint(n), loadtest.Short(first)})
+			t.Rows = append(t.Rows, []string{what, strconv.Itoa(n), loadtest.Short(first)})
 		}
 	}
 	return t
@@ -396,8 +397,8 @@ func (out *outcome) costs() report.Table {
 	add := func(name, gpus string, hours, dollars float64) {
 		t.Rows = append(t.Rows, []string{name, gpus, fmt.Sprintf("%.3f", hours), fmt.Sprintf("%.3f", dollars), fmt.Sprintf("%.1f %%", 100*dollars/base)})
 	}
-	add("always on: a GPU for each backend", fmt.Sprint(backends), float64(backends)*whole.Hours(), base)
-	add("this fleet's GPUs, all of the time", fmt.Sprint(s.gpus()), float64(s.gpus())*whole.Hours(), float64(s.gpus())*whole.Hours()*prices.GPUHour)
+	add("always on: a GPU for each backend", strconv.Itoa(backends), float64(backends)*whole.Hours(), base)
+	add("this fleet's GPUs, all of the time", strconv.Itoa(s.gpus()), float64(s.gpus())*whole.Hours(), float64(s.gpus())*whole.Hours()*prices.GPUHour)
 	add("held, by share of memory", fmt.Sprintf("%.2f at most", most), heldTime.Hours(), heldTime.Hours()*prices.GPUHour)
 	charged, starts := out.serverless()
 	for _, by := range prices.Serverless {

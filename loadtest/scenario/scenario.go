@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"pilotlight/loadtest"
@@ -88,10 +89,8 @@ func (m Models) names() (all []string) {
 // of is what a model is like.
 func (s Scenario) of(name string) Models {
 	for _, m := range s.Fleet {
-		for _, n := range m.names() {
-			if n == name {
-				return m
-			}
+		if slices.Contains(m.names(), name) {
+			return m
 		}
 	}
 	return Models{}

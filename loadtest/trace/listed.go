@@ -22,7 +22,7 @@ func rows(r io.Reader, fields int, one func(row []string) error) error {
 	for line := 1; ; line++ {
 		row, err := in.Read()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil
 		case err == nil && line > 1:
 			err = one(row)

@@ -109,7 +109,7 @@ func Read(r io.Reader) (*Trace, error) {
 }
 
 func notEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
