@@ -2,12 +2,11 @@ package proxy
 
 import "github.com/valyala/fasthttp"
 
-// A stream goes on for minutes and is silent most of the time. What fasthttp holds for a request, its context and the stack of
-// the goroutine that read it, would be more than all the rest of the stream. So a stream steps aside: the handler returns,
-// fasthttp is told that the connection ends and lets go of it, and the rest of the answer passes on a goroutine that has
-// next to no stack. Then fasthttp gets the connection back for the next request.
+// A stream goes on for minutes and is silent most of the time. What it took to read the request, an inbound and the stack of
+// the goroutine, would be more than all the rest of the stream. So a stream steps aside: the handler returns, serve lets go of
+// the connection, and the rest of the answer passes on a goroutine that has next to no stack. That serves the next request then.
 
-// stepAside has the rest of the answer pass once fasthttp has let go of the connection. What the visit has borrowed from
+// stepAside has the rest of the answer pass once serve has let go of the connection. What the visit has borrowed from
 // the request is gone then. It says false where nothing would be gained: a stream of HTTP/2 has its own goroutine in any case.
 func (v *visit) stepAside() bool {
 	if v.conn.parent != nil || v.upload != nil {
@@ -43,8 +42,8 @@ func (v *visit) rest() error {
 	return v.passAll(&v.passage)
 }
 
-// resume has fasthttp serve the next request of a connection that it has let go of.
+// resume serves the next request of a connection that serve has let go of.
 func (c *conn) resume() {
 	c.state(fasthttp.StateIdle)
-	c.ln.server.ServeConn(c) // how it ends is in the visits
+	c.serve()
 }

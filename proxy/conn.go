@@ -19,12 +19,10 @@ import (
 	"pilotlight/router"
 )
 
-// A conn is a client's connection as fasthttp sees it.
+// A conn is a client's connection.
 //
-// fasthttp reads requests, but never answers them. A handler that wants heartbeats, streams, trailers, and breaks that
-// look broken writes its answer to the connection itself, with send, from its own goroutine; so does the ErrorHandler.
-// fasthttp cannot be told to write nothing afterwards, so Write drops what fasthttp writes, the interim "100 Continue"
-// included: Read, which is the gate's, says that when the time has come.
+// fasthttp reads requests from it, through the gate, but never answers them. A handler that wants heartbeats, streams, trailers,
+// and breaks that look broken writes its answer to the connection itself, with send, from its own goroutine.
 //
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
@@ -44,7 +42,7 @@ type conn struct {
 	ended    time.Time     // when the last request did; zero: there was none
 	requests int           // so far
 	last     bool          // there will be no other one
-	next     func()        // what becomes of the connection once fasthttp lets go of it; nil: it is closed
+	next     func()        // what becomes of the connection once serve lets go of it; nil: it is closed
 	parent   *conn         // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
@@ -221,9 +219,6 @@ func (c *conn) noted(err error) error {
 	return err
 }
 
-// Write is fasthttp's. See conn for what becomes of it.
-func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
-
 // send writes to the client. One that does not read for too long has left.
 func (c *conn) send(p []byte) error {
 	if _, err := c.sink.write(p); err != nil {
@@ -315,12 +310,9 @@ func (c *conn) Deadline() (time.Time, bool) { return time.Time{}, false }
 // Value is that of a context that has none.
 func (c *conn) Value(any) any { return nil }
 
-// state is fasthttp's: a connection that idles, or becomes idle, is closed at a shutdown. So is one of whose last
-// request something is left unread. What fasthttp takes for closed may be in use: see next.
+// state takes in how far a connection is: one that idles, or becomes idle, is closed at a shutdown. So is one of whose last
+// request something is left unread.
 func (c *conn) state(s fasthttp.ConnState) {
-	if s == fasthttp.StateClosed {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = s == fasthttp.StateActive
@@ -365,7 +357,7 @@ func (c *conn) proto() string {
 	return "http"
 }
 
-// Close is fasthttp's, after the last request that it knows of.
+// Close is after the last request that serve knows of.
 func (c *conn) Close() error {
 	if next := c.next; next != nil {
 		c.next = nil

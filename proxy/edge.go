@@ -8,7 +8,6 @@ import (
 	"hash/maphash"
 	"io"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -71,6 +70,7 @@ type Edge struct {
 	upstreams    upstreams
 	calls        calls
 	visits       sync.Pool // of *visit
+	inbounds     sync.Pool // of *inbound
 	intakes      sync.Pool // of *intake: those of visits that need theirs no more
 	ring         ring
 	lastID       atomic.Uint64
@@ -114,10 +114,9 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	defer stop()
 
 	defer context.AfterFunc(ctx, l.stop)()
-	l.server = e.server(l)
 	l.http2 = newHTTP2(e, l)
 	defer l.http2.close()
-	err := l.server.Serve(l)
+	err := l.serve()
 	if !l.draining() { // it failed before it was asked to stop
 		l.stop()
 		drainLimit = 0
@@ -127,35 +126,13 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	return err
 }
 
-// server is fasthttp as we use it: see conn for what it is not used for, deadlines among it. It may serve as many as the listener admits.
-func (e *Edge) server(l *listener) *fasthttp.Server {
-	return &fasthttp.Server{
-		Handler:                       e.handle,
-		ErrorHandler:                  e.misread,
-		HeaderReceived:                e.headerCame,
-		ConnState:                     func(c net.Conn, s fasthttp.ConnState) { c.(*conn).state(s) },
-		Logger:                        fasthttpLog{e.log},
-		Concurrency:                   math.MaxInt32,
-		ReadBufferSize:                int(e.limits.Header),
-		MaxRequestBodySize:            int(e.limits.Body),
-		LazyRequestTime:               true,
-		ReduceMemoryUsage:             true, // see conn.Write
-		DisablePreParseMultipartForm:  true,
-		DisableHeaderNamesNormalizing: true,
-		NoDefaultServerHeader:         true,
-		NoDefaultDate:                 true,
-		NoDefaultContentType:          true,
-		SecureErrorLogMessage:         true,
-	}
-}
-
 // handle is one request, from its head and body to its record.
-func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
-	v := e.open(ctx)
+func (e *Edge) handle(c *conn, r *fasthttp.Request) {
+	v := e.open(c, r)
 	defer v.close()
 	if no := v.checkHead(); no != nil {
 		v.last, v.conn.linger = true, true // what follows may be anything
-		v.ask.api = apiOf(ctx.RequestURI())
+		v.ask.api = apiOf(r.Header.RequestURI())
 		v.fail(no)
 		return
 	}
@@ -166,11 +143,11 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 		v.last = true
 		v.conn.takeOver()
 	}
-	if p, ok := listing(ctx, e.router.Models); ok {
+	if p, ok := listing(r, e.router.Models); ok {
 		v.reply(p)
 		return
 	}
-	no := read(ctx, &v.ask)
+	no := read(r, &v.ask)
 	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body()))
 	if no != nil {
 		v.fail(no)
@@ -184,7 +161,7 @@ func (e *Edge) handle(ctx *fasthttp.RequestCtx) {
 func (v *visit) readsOn() bool {
 	h := &v.head
 	switch {
-	case h.length > 0 && v.ctx.Request.Header.ContentLength() == 0: // see headerCame
+	case h.length > 0 && v.request.Header.ContentLength() == 0: // see conn.readRequest
 		v.upload = &upload{left: h.length, limit: v.edge.limits.BodyTime.Std()}
 		v.conn.linger = true
 	case h.switching && v.http1 && v.Method == "GET" && h.length <= 0 && !h.chunked && upgradable(h.upgrade):
@@ -195,7 +172,7 @@ func (v *visit) readsOn() bool {
 
 // checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
-	if err := v.head.scan(v.ctx.Request.Header.RawHeaders()); err != nil {
+	if err := v.head.scan(v.request.Header.RawHeaders()); err != nil {
 		return badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
 	switch {
@@ -207,20 +184,12 @@ func (v *visit) checkHead() *router.Refusal {
 	return nil
 }
 
-// headerCame keeps a body that is not to be held from fasthttp, by telling it that there is none. See visit.readsOn.
-func (e *Edge) headerCame(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	if n := int64(h.ContentLength()); n > int64(e.limits.BodyHeld) && n <= int64(e.limits.Body) && namedWithoutBody(h) {
-		h.SetContentLength(0)
-	}
-	return fasthttp.RequestConfig{}
-}
-
 // misread answers a request that could not be read, and has its connection closed.
-func (e *Edge) misread(ctx *fasthttp.RequestCtx, err error) {
-	v := e.open(ctx)
+func (e *Edge) misread(c *conn, r *fasthttp.Request, err error) {
+	v := e.open(c, r)
 	defer v.close()
 	v.last, v.conn.linger = true, true
-	if v.pathLen == 0 || v.path[0] != '/' || len(ctx.Request.Header.RawHeaders()) == 0 {
+	if v.pathLen == 0 || v.path[0] != '/' || len(r.Header.RawHeaders()) == 0 {
 		v.recall()
 	}
 	v.ask.api = apiOf(v.path[:v.pathLen])
@@ -249,7 +218,7 @@ func (e *Edge) unreadable(err error) *router.Refusal {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return badRequest(fasthttp.StatusRequestTimeout, "the request took too long to come")
 	}
-	return badRequest(fasthttp.StatusBadRequest, "the request cannot be understood: %v", err)
+	return badRequest(fasthttp.StatusBadRequest, "the request cannot be understood")
 }
 
 func tooLarge(l config.Limits) *router.Refusal {
@@ -257,11 +226,4 @@ func tooLarge(l config.Limits) *router.Refusal {
 		Status: fasthttp.StatusRequestEntityTooLarge, Code: router.BodyTooLarge,
 		Reason: fmt.Sprintf("the body is larger than the limit of %d bytes", l.Body),
 	}
-}
-
-// fasthttpLog has fasthttp's own lines go where ours go. They say again what the records of bad requests say.
-type fasthttpLog struct{ log *slog.Logger }
-
-func (l fasthttpLog) Printf(format string, args ...any) {
-	l.log.Debug("fasthttp says", "message", fmt.Sprintf(format, args...))
 }

@@ -161,7 +161,7 @@ func (v *visit) put(u *upstream) error {
 	}
 	body := v.ask.body()
 	m := message{
-		method: v.ctx.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
+		method: v.request.Header.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
 		proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
 	}
 	if v.upload != nil {
@@ -225,7 +225,7 @@ func (v *visit) relay(p *passage) error {
 	if err != nil {
 		return err
 	}
-	v.ctx.Request.ResetBody() // nobody will ask for it again
+	v.request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
 	if a.status == fasthttp.StatusSwitchingProtocols {
 		return v.switchOver(p.u, &a, n)

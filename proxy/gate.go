@@ -34,7 +34,7 @@ type gatePhase uint8
 
 const (
 	between gatePhase = iota // requests: at the first byte of one
-	atHead                   // its first byte has gone through
+	atHead                   // its first byte is there
 	atBody
 )
 
@@ -55,27 +55,28 @@ const (
 	maxEmpty  = 4  // lines before a request
 )
 
-// Read is fasthttp's, which learns of the beginning of a request by its first byte: so what comes first is one byte.
+// await waits for the first byte of a request.
+func (c *conn) await() error {
+	if err := c.awaitRequest(); err != nil {
+		return err
+	}
+	if c.fresh {
+		c.fresh = false
+		if !c.greet() {
+			return io.EOF
+		}
+	}
+	return c.awaitFirst()
+}
+
+// Read is fasthttp's. The head is there: see readHead.
 func (c *conn) Read(p []byte) (int, error) {
 	g := &c.gate
 	switch {
 	case g.no != nil:
 		return 0, g.no
-	case g.phase == between:
-		if err := c.awaitRequest(); err != nil {
-			return 0, err
-		}
-		if c.fresh {
-			c.fresh = false
-			if !c.greet() {
-				return 0, io.EOF
-			}
-		}
-		return c.readFirst(p)
-	case g.phase == atHead && g.ahead == 0:
-		if err := c.readHead(); err != nil {
-			return 0, err
-		}
+	case g.phase == between: // fasthttp takes the request to be longer than we do
+		return 0, g.refuse(fasthttp.StatusBadRequest, errDesync)
 	case g.ahead == 0:
 		if n, err := c.readBody(p); n > 0 || err != nil {
 			return n, err
@@ -103,13 +104,10 @@ func (g *gate) refuse(status int, err error) error {
 	return g.no
 }
 
-// readFirst waits for a request, and skips the empty lines before it that RFC 9112 has us ignore. What cannot be the
-// beginning of one goes through as a question mark: fasthttp takes an error at the first byte for the end of the connection.
-func (c *conn) readFirst(p []byte) (int, error) {
+// awaitFirst waits for a request, and skips the empty lines before it that RFC 9112 has us ignore. Where what comes cannot be
+// the beginning of one it closes the gate.
+func (c *conn) awaitFirst() error {
 	g := &c.gate
-	if c.busy { // a request that fasthttp takes to be longer than we do
-		return 0, g.refuse(fasthttp.StatusBadRequest, errDesync)
-	}
 	g.phase, g.known, g.timed = atHead, 0, false
 	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
 	for empty := 0; ; {
@@ -120,14 +118,14 @@ func (c *conn) readFirst(p []byte) (int, error) {
 			c.source.consume(len(crlf))
 		case len(b) == 0, len(b) == 1 && b[0] == '\r' && empty < maxEmpty:
 			if err := c.patiently(c.source.sip); err != nil {
-				return 0, c.noted(err)
+				return c.noted(err)
 			}
 		case b[0] == '\r', b[0] == '\n':
 			clear(c.line[:])
 			g.refuse(fasthttp.StatusBadRequest, errLine)
-			return copy(p, "?"), nil
+			return nil
 		default:
-			return copy(p[:1], b), c.awaitHead()
+			return c.awaitHead()
 		}
 	}
 }
@@ -142,8 +140,7 @@ func (c *conn) readHead() error {
 			return err
 		}
 		if n > 0 {
-			c.source.consume(1) // which went through already
-			c.gate.ahead = n - 1
+			c.gate.ahead = n
 			return nil
 		}
 		c.came = time.Time{}

@@ -65,7 +65,7 @@ func newHTTP2(e *Edge, ln *listener) *http2 {
 // connKey is the key of the *conn in the context of an HTTP/2 request.
 type connKey struct{}
 
-// serve returns once the connection has ended. It is called by fasthttp's reader of the connection, which thinks that it
+// serve returns once the connection has ended. It is called by what reads the connection, which
 // still waits for the first byte.
 func (h *http2) serve(c *conn) {
 	c.mu.Lock()
@@ -111,8 +111,8 @@ func (h *http2) handle(w http.ResponseWriter, r *http.Request) {
 		h.edge.handleCall(c, s)
 		return
 	}
-	h.ln.server.ServeConn(c) // how it ends is in the visit
-	<-s.closed               // where fasthttp gave the connection up it is served by another goroutine
+	c.serve()
+	<-s.closed // where serve let go of the connection another goroutine serves it
 	if !s.whole() {
 		panic(http.ErrAbortHandler) // resets the stream: a break looks like one
 	}

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/valyala/fasthttp"
-
 	"pilotlight/config"
 )
 
@@ -22,7 +20,7 @@ type listener struct {
 	limits       config.Limits
 	log          *slog.Logger
 	certificates *Certificates // nil: no TLS
-	server       *fasthttp.Server
+	edge         *Edge
 	http2        *http2
 	watch        *watch
 	buffers      *buffers
@@ -42,7 +40,7 @@ type listener struct {
 
 func newListener(ln net.Listener, e *Edge) *listener {
 	return &listener{
-		Listener: ln, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
+		Listener: ln, edge: e, limits: e.limits, log: e.log, certificates: e.certificates, watch: e.watch, buffers: &e.buffers, metrics: e.metrics, trusted: e.trusted,
 		shared:  e.shared,
 		stopped: make(chan struct{}), conns: map[*conn]struct{}{}, from: map[string]int{}, empty: make(chan struct{}),
 	}
@@ -51,8 +49,22 @@ func newListener(ln net.Listener, e *Edge) *listener {
 // maxPause is how long accepting rests at most while the system has no room for another connection.
 const maxPause = time.Second
 
-// Accept is fasthttp's, which would end at the first error.
-func (l *listener) Accept() (net.Conn, error) {
+// serve has connections served until no more come.
+func (l *listener) serve() error {
+	for {
+		c, err := l.accept()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+		go c.serve() // until the connection is closed, which a shutdown waits for
+	}
+}
+
+// accept waits for a client that may stay. The end is io.EOF.
+func (l *listener) accept() (*conn, error) {
 	pause := 5 * time.Millisecond
 	for {
 		socket, err := l.Listener.Accept()

@@ -58,16 +58,16 @@ func (a *ask) body() []byte { return a.sent.body }
 
 // read finds out what a request asks for. Where several places name a model the first of these counts: /upstream/{m},
 // another path, the header, the body, the query. The others are the backend's business, and so is a body that need not
-// be understood because the path or the header names the model. What it finds borrows from ctx.
-func read(ctx *fasthttp.RequestCtx, dst *ask) *router.Refusal {
+// be understood because the path or the header names the model. What it finds borrows from r.
+func read(r *fasthttp.Request, dst *ask) *router.Refusal {
 	last, scratch := dst.model, dst.scratch
 	if cap(scratch.body) > maxScratch {
 		scratch.body = nil
 	}
 	*dst = ask{scratch: scratch}
-	head := readHeader(&ctx.Request.Header)
-	upstream, target := cutUpstream(originForm(ctx.Request.Header.RequestURI()))
-	dst.came = payload{target, ctx.PostBody()}
+	head := readHeader(&r.Header)
+	upstream, target := cutUpstream(originForm(r.Header.RequestURI()))
+	dst.came = payload{target, r.Body()}
 	dst.sent = dst.came
 	path, _, _ := bytes.Cut(target, []byte("?"))
 	dst.api = apiOf(path)

@@ -12,20 +12,20 @@ import (
 )
 
 // request makes a request of a head, whose lines end in \n, and a body.
-func request(t testing.TB, head, body string) *fasthttp.RequestCtx {
+func request(t testing.TB, head, body string) *fasthttp.Request {
 	t.Helper()
-	ctx := &fasthttp.RequestCtx{}
+	r := &fasthttp.Request{}
 	lines := strings.Split(head, "\n")
 	method, target, _ := strings.Cut(lines[0], " ")
-	ctx.Request.Header.DisableNormalizing()
-	ctx.Request.Header.SetMethod(method)
-	ctx.Request.SetRequestURI(target)
+	r.Header.DisableNormalizing()
+	r.Header.SetMethod(method)
+	r.SetRequestURI(target)
 	for _, line := range lines[1:] {
 		name, value, _ := strings.Cut(line, ": ")
-		ctx.Request.Header.Set(name, value)
+		r.Header.Set(name, value)
 	}
-	ctx.Request.SetBodyRaw([]byte(body))
-	return ctx
+	r.SetBodyRaw([]byte(body))
+	return r
 }
 
 const asJSON = "\nContent-Type: application/json"
@@ -92,9 +92,9 @@ func TestReadFindsTheModelWhereverItIs(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			ctx := request(t, tt.head, tt.body)
+			r := request(t, tt.head, tt.body)
 			var a ask
-			if no := read(ctx, &a); no != nil {
+			if no := read(r, &a); no != nil {
 				t.Fatalf("refused: %v", no)
 			}
 			if a.model != tt.model || a.api != tt.api || a.stream != tt.stream {
@@ -171,9 +171,9 @@ func TestRenameChangesEveryPlaceThatNamesTheModel(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			ctx := request(t, tt.head, tt.body)
+			r := request(t, tt.head, tt.body)
 			var a ask
-			if no := read(ctx, &a); no != nil {
+			if no := read(r, &a); no != nil {
 				t.Fatalf("refused: %v", no)
 			}
 			a.rename("something else first")
@@ -184,17 +184,17 @@ func TestRenameChangesEveryPlaceThatNamesTheModel(t *testing.T) {
 			if got := string(a.body()); got != tt.sent {
 				t.Errorf("got body %s; want %s", got, tt.sent)
 			}
-			if string(ctx.PostBody()) != tt.body {
-				t.Errorf("the client's own body was changed: %q", ctx.PostBody())
+			if string(r.Body()) != tt.body {
+				t.Errorf("the client's own body was changed: %q", r.Body())
 			}
 		})
 	}
 }
 
 func TestCheckReadsWhatReadSkims(t *testing.T) {
-	ctx := request(t, "POST /v1/x"+asJSON, `{"model":"m","n":1.2.3}`)
+	r := request(t, "POST /v1/x"+asJSON, `{"model":"m","n":1.2.3}`)
 	var a ask
-	if no := read(ctx, &a); no != nil {
+	if no := read(r, &a); no != nil {
 		t.Fatalf("refused: %v", no)
 	}
 	no := a.check()
@@ -229,10 +229,10 @@ func FuzzRename(f *testing.F) {
 }
 
 func TestReadDoesNotAllocateForTheModelItReadLast(t *testing.T) {
-	ctx := request(t, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y"+asJSON, chat(1<<10))
+	r := request(t, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y"+asJSON, chat(1<<10))
 	var a ask
 	got := testing.AllocsPerRun(100, func() {
-		if no := read(ctx, &a); no != nil {
+		if no := read(r, &a); no != nil {
 			t.Fatal(no)
 		}
 	})
@@ -242,11 +242,11 @@ func TestReadDoesNotAllocateForTheModelItReadLast(t *testing.T) {
 }
 
 func BenchmarkRead(b *testing.B) {
-	ctx := request(b, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y\nAccept: */*"+asJSON, chat(1<<10))
+	r := request(b, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y\nAccept: */*"+asJSON, chat(1<<10))
 	var a ask
 	b.ReportAllocs()
 	for b.Loop() {
-		if no := read(ctx, &a); no != nil {
+		if no := read(r, &a); no != nil {
 			b.Fatal(no)
 		}
 	}

@@ -233,8 +233,8 @@ func TestBodiesThatNameTheModelAreHeld(t *testing.T) {
 		"POST /upstream/m/v2/models/n/infer\nContent-Type: application/json":                      true,
 		"POST /v2/repository/index\nContent-Type: application/json":                               false,
 	} {
-		ctx := request(t, head, "")
-		if got := namedWithoutBody(&ctx.Request.Header); got != want {
+		r := request(t, head, "")
+		if got := namedWithoutBody(&r.Header); got != want {
 			t.Errorf("%q: %v", head, got)
 		}
 	}

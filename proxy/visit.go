@@ -61,10 +61,10 @@ func (p phase) String() string { return [...]string{"request", "line", "first_by
 // visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
 type visit struct {
 	record
-	edge *Edge
-	conn *conn
-	ctx  *fasthttp.RequestCtx // nil: a call
-	call *call                // of gRPC; nil: it is none
+	edge    *Edge
+	conn    *conn
+	request *fasthttp.Request // nil: a call
+	call    *call             // of gRPC; nil: it is none
 	*intake
 	lease router.Lease
 	held  bool // lease is to be released
@@ -140,22 +140,21 @@ func (v *record) whole() Visit {
 func (v *record) name() string { return strconv.FormatUint(v.id, 36) }
 
 // open begins the record of a request. It is broken until it is known to be otherwise.
-func (e *Edge) open(ctx *fasthttp.RequestCtx) *visit {
-	h := &ctx.Request.Header
-	c := ctx.Conn().(*conn)
+func (e *Edge) open(c *conn, r *fasthttp.Request) *visit {
+	h := &r.Header
 	at := c.came
 	if at.IsZero() {
 		at = time.Now()
 	}
 	v := e.receive(c, h.Method(), h.RequestURI(), at)
-	v.ctx = ctx
+	v.request = r
 	v.http1 = h.IsHTTP11()
 	v.conn.requests++
 	v.last = h.ConnectionClose() || v.conn.requests >= e.limits.RequestsPerConnection
 	return v
 }
 
-// receive is open for whoever has no RequestCtx. At is when the request had come.
+// receive is open for whoever has no fasthttp.Request. At is when the request had come.
 func (e *Edge) receive(c *conn, verb, target []byte, at time.Time) *visit {
 	v, ok := e.visits.Get().(*visit)
 	if !ok {
@@ -176,11 +175,10 @@ func (e *Edge) receive(c *conn, verb, target []byte, at time.Time) *visit {
 }
 
 // close ends the record: the handler's outermost defer. A panic in the handler costs its connection, not the process. If
-// the answer goes on it has fasthttp let go of the connection.
+// the answer goes on, serve lets go of the connection.
 func (v *visit) close() {
 	if v.aside {
-		v.ctx.SetConnectionClose()
-		v.ctx = nil
+		v.request = nil
 		v.edge.intakes.Put(v.intake.rest())
 		v.intake = nil
 		return
@@ -191,9 +189,7 @@ func (v *visit) close() {
 	}
 	v.release()
 	e := v.edge
-	if v.conn.last = v.last || v.conn.Err() != nil || v.conn.ln.parts(); v.conn.last && v.ctx != nil {
-		v.ctx.SetConnectionClose()
-	}
+	v.conn.last = v.last || v.conn.Err() != nil || v.conn.ln.parts()
 	v.conn.ended = time.Now()
 	v.Total = v.conn.ended.Sub(v.At)
 	e.metrics.inFlight.Dec()

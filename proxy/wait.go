@@ -63,7 +63,7 @@ func (v *visit) heartbeat() time.Duration {
 	if !ok || !v.ask.stream || !v.http1 || v.upgrade != nil {
 		return 0
 	}
-	agent := v.ctx.Request.Header.UserAgent()
+	agent := v.request.Header.UserAgent()
 	for _, part := range model.Config.NoHeartbeat {
 		if bytes.Contains(agent, []byte(part)) {
 			return 0
