@@ -155,9 +155,8 @@ func (k *Keeper) flee(u *unit, now time.Time) {
 	}
 }
 
-// unfit is why there is no room for a backend whoever left, for people.
-func (k *Keeper) unfit(u *unit, now time.Time) string {
-	var all []string
+// ailing are the GPUs that a backend cannot have because of their health, and why.
+func (k *Keeper) ailing(u *unit, now time.Time) (all []string) {
 	for g := range k.node.GPUs {
 		if u.up.GPUs != nil && !slices.Contains(u.up.GPUs, g) {
 			continue
@@ -166,9 +165,15 @@ func (k *Keeper) unfit(u *unit, now time.Time) string {
 			all = append(all, fmt.Sprintf("GPU %d is %s: %s", g, health, why))
 		}
 	}
+	return all
+}
+
+// unfit is why there is no room for a backend whoever left, for people.
+func (k *Keeper) unfit(u *unit, now time.Time) string {
+	ailing := k.ailing(u, now)
 	switch {
-	case len(all) > 0:
-		return strings.Join(all, "; ")
+	case len(ailing) > 0:
+		return strings.Join(ailing, "; ")
 	case k.ledger.others(now) > 0:
 		return "what never sleeps, and what others hold, leaves less"
 	}

@@ -615,3 +615,20 @@ func (s *site) othersOn(gpu int) config.Size {
 	defer s.mu.Unlock()
 	return s.others[gpu]
 }
+
+// TestALookFromBeforeItSleptRefusesNobody: whoever asks between a backend's falling asleep and the next look waits for that look.
+func TestALookFromBeforeItSleptRefusesNobody(t *testing.T) {
+	for after := range 40 { // tenths of a second, around when it has idled for a minute
+		synctest.Test(t, func(t *testing.T) {
+			s := newSite(t, gpus(24*g), map[string]config.Model{
+				"a": model("a", 18*g, sleeper), "b": model("b", 18*g, sleeper),
+			}, slow(50*time.Millisecond))
+			stop := s.watch(time.Second, truly)
+			s.use("b", time.Second)
+			s.use("a", time.Second)
+			time.Sleep(time.Minute - time.Second + time.Duration(after)*100*time.Millisecond)
+			s.use("a", time.Second)
+			stop()
+		})
+	}
+}

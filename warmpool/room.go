@@ -199,9 +199,11 @@ func (k *Keeper) isMore(u *unit) bool {
 // doubtTime is how long others must be seen to hold the memory that a wake needs, before it has failed.
 const doubtTime = 3 * time.Second
 
-// doubts says whether a backend that others leave no room for goes on waiting: one look may be wrong, and they may go.
+// doubts says whether a backend that is left no room goes on waiting: others may go, one look may be wrong, and the last one may show what was
+// there before something of ours moved.
 func (k *Keeper) doubts(u *unit, now time.Time) bool {
-	if k.ledger.others(now) <= 0 {
+	old := k.ledger.awaitsLook(k.ledger.moved.Add(moveTime), now) && len(k.ailing(u, now)) == 0
+	if k.ledger.others(now) <= 0 && !old {
 		return false
 	}
 	if u.doubted.IsZero() {
