@@ -225,7 +225,7 @@ func (n *Node) within(some gpuSet, g int, near probe.Link) bool {
 
 // nearest is how far from each other those of so many of the node's GPUs are that are the nearest to each other.
 func (n *Node) nearest(width int) probe.Link {
-	for near := probe.LinkSelf; near < probe.LinkUnknown; near++ {
+	for near := range probe.LinkUnknown {
 		for seed := range min(len(n.Links), maxMembers) {
 			group := gpuSet(1 << seed)
 			for g := range min(len(n.Links), maxMembers) {

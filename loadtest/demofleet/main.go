@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -113,7 +114,7 @@ func (f *fleet) startConsul(ctx context.Context) error {
 	fmt.Println("starting Consul on", addr)
 	args := []string{"agent", "-dev", "-bind", "127.0.0.1", "-dns-port", "-1", "-grpc-port", "-1"}
 	for i, flag := range []string{"-http-port", "-server-port", "-serf-lan-port", "-serf-wan-port"} {
-		args = append(args, flag, fmt.Sprint(ports[i]))
+		args = append(args, flag, strconv.Itoa(ports[i]))
 	}
 	if err := f.launch("consul", f.consul, args...); err != nil {
 		return err
@@ -259,7 +260,7 @@ func (f *fleet) launch(name, program string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(program, args...) //nolint:noctx // it ends when it is told to
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

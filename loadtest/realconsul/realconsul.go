@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -130,7 +131,7 @@ func (c *Cluster) start(s *Server) error {
 		return fmt.Errorf("start Consul: %w", err)
 	}
 	defer log.Close()
-	s.cmd = exec.Command(binary, "agent", "-config-file", file)
+	s.cmd = exec.Command(binary, "agent", "-config-file", file) //nolint:noctx // it ends when it is told to
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start Consul: %w", err)
@@ -145,10 +146,7 @@ func (c *Cluster) start(s *Server) error {
 
 // configuration is what Consul's file holds.
 func (c *Cluster) configuration(s *Server) map[string]any {
-	ports := map[string]int{}
-	for name, port := range s.ports {
-		ports[name] = port
-	}
+	ports := maps.Clone(s.ports)
 	delete(ports, "api")
 	var join []string
 	for _, other := range c.Servers {

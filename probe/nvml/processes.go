@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"pilotlight/config"
@@ -60,9 +61,9 @@ func (p *processes) number(pid int) int {
 	if p.depth == 0 {
 		return pid
 	}
-	numbers := p.dir.Numbers(fmt.Sprint(pid))
+	numbers := p.dir.Numbers(strconv.Itoa(pid))
 	inside := len(numbers) > p.depth && slices.ContainsFunc(p.dir.Lineage(pid), func(pid int) bool {
-		return p.dir.Namespace(fmt.Sprint(pid)) == p.ours
+		return p.dir.Namespace(strconv.Itoa(pid)) == p.ours
 	})
 	if !inside {
 		return 0

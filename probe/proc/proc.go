@@ -123,7 +123,7 @@ func (d Dir) Numbers(pid string) []int {
 			continue
 		}
 		var numbers []int
-		for _, field := range strings.Fields(list) {
+		for field := range strings.FieldsSeq(list) {
 			n, err := strconv.Atoi(field)
 			if err != nil {
 				return nil

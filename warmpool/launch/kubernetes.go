@@ -275,13 +275,13 @@ func (k *kubernetes) podless(ctx context.Context) (string, error) {
 	if err := k.do(ctx, call{method: http.MethodGet, path: path + "/" + name, into: &it}); err != nil {
 		return "", err
 	}
-	said := "it has no pod yet"
+	said := []string{"it has no pod yet"}
 	for _, c := range it.Status.Conditions {
 		if c.Type == "ReplicaFailure" && c.Status == "True" || c.Type == "Progressing" && c.Status == "False" {
-			said += "; " + c.Reason + ": " + readable([]byte(c.Message))
+			said = append(said, c.Reason+": "+readable([]byte(c.Message)))
 		}
 	}
-	return said + k.warnings(ctx, name), nil
+	return strings.Join(said, "; ") + k.warnings(ctx, name), nil
 }
 
 // warnings is the last warning about something, where we may read events; they tell of what no status does, as that a volume

@@ -166,7 +166,7 @@ func (a allocation) over() bool {
 
 // said is what the allocation's tasks were last heard of, in Nomad's words.
 func (a allocation) said() string {
-	text := fmt.Sprintf("its allocation %.8s on %s is %s", a.ID, a.NodeName, a.ClientStatus)
+	text := []string{fmt.Sprintf("its allocation %.8s on %s is %s", a.ID, a.NodeName, a.ClientStatus)}
 	for _, name := range sortedKeys(a.TaskStates) {
 		events := a.TaskStates[name].Events
 		told := ""
@@ -180,10 +180,10 @@ func (a allocation) said() string {
 			}
 		}
 		if told != "" {
-			text += "; task " + name + ": " + readable([]byte(told))
+			text = append(text, "task "+name+": "+readable([]byte(told)))
 		}
 	}
-	return text
+	return strings.Join(text, "; ")
 }
 
 // restarts is how often a task of it has been started again.
