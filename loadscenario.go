@@ -22,7 +22,7 @@ type scenarioCmd struct {
 	Seed    uint64        `default:"1" group:"Scenario" help:"The same seed makes the same requests at the same times (${default})."`
 	Faults  string        `placeholder:"FILE" type:"existingfile" group:"Scenario" help:"Let things go wrong, as a timeline in YAML says; loadtest/scenario/soak.yaml is one."`
 	Consul  string        `placeholder:"PATH" group:"Scenario" help:"The program Consul, for the fleet of soak. Default: bin/consul or consul, where there is one; else it does without."`
-	GPUHour float64       `name:"gpu-hour" placeholder:"US$" group:"Prices" help:"An hour of a GPU that is rented by the hour. Default: that of an L4 in May 2026."`
+	GPUHour float64       `name:"gpu-hour" placeholder:"US$" group:"Prices" help:"An hour of a GPU that is rented by the hour. Default: 0.8048, that of an L4."`
 	Second  float64       `name:"serverless-second" placeholder:"US$" group:"Prices" help:"A second of a serverless GPU, in place of the public prices."`
 	Window  time.Duration `name:"serverless-window" default:"1m" group:"Prices" help:"How long a serverless GPU is kept, and charged for, after its last request (${default})."`
 	reportFlags

@@ -19,8 +19,8 @@ type Serverless struct {
 	Second float64
 }
 
-// PublicPrices are those of a GPU with 24 GB (NVIDIA L4), read in May 2026: AWS EC2 g6.xlarge on demand in us-east-1,
-// docs.runpod.io/serverless/pricing (flex), modal.com/pricing. The window is Modal's scaledown_window unless one asks for another.
+// PublicPrices are those of a GPU with 24 GB (NVIDIA L4): AWS EC2 g6.xlarge on demand in us-east-1, the list price as we know
+// it; docs.runpod.io/serverless/pricing (flex) and modal.com/pricing, read in May 2026. The window is Modal's scaledown_window unless one asks for another.
 func PublicPrices() Prices {
 	return Prices{
 		GPUHour:    0.8048,

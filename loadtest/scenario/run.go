@@ -230,12 +230,20 @@ func (out *outcome) read(f *fleet) error {
 	return nil
 }
 
+// counted is a number of things.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // report is what there is to say.
 func (out *outcome) report(slos []loadtest.SLO) *report.Report {
 	s := out.scenario
 	p := report.Of("Scenario "+s.Name, out.result, slos)
 	p.Set("what", "%s", s.About)
-	p.Set("fleet", "%s%d simulated GPUs of %d GiB, %d models; backends sleep when they were idle for %s", out.processes(), s.gpus(), gpuMemory, len(s.names()), s.Idle)
+	p.Set("fleet", "%s%s of %d GiB, %s; backends sleep when they were idle for %s", out.processes(), counted(s.gpus(), "simulated GPU"), gpuMemory, counted(len(s.names()), "model"), s.Idle)
 	if s.Speed != 1 {
 		p.Set("time", "%s in %s, %v times as fast: arrivals, loads, wakes, answers and idle times are. What pilotlight itself takes is not, so in the world's time it counts for too much",
 			s.For, s.real(s.For), s.Speed)
