@@ -27,6 +27,7 @@ func layout() map[string][]string {
 		"warmpool":              {"config", "probe", "router"},
 		"warmpool/launch":       {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"warmpool/agent":        {"config", "probe", "router"},
+		"warmpool/planner":      {"router"},
 		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
 		"loadtest":              {"loadtest/trace"}, // it sees servers as clients do
