@@ -18,6 +18,7 @@ import (
 func layout() map[string][]string {
 	return map[string][]string{
 		"config":                {},
+		"config/foreign":        {"config"},
 		"probe":                 {"config", "probe/proc"},
 		"probe/proc":            {},
 		"probe/engine":          {"config", "probe"},
@@ -50,7 +51,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":      {},
 		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
 		".": {
-			"config", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
+			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 		},
 	}
@@ -65,6 +66,7 @@ func fences() map[string][]string {
 		"github.com/Shopify/toxiproxy/v2":         {}, // tests only
 		"github.com/alecthomas/kong":              {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":        {"loadtest/grpcsim"},
+		"github.com/google/shlex":                 {"config/foreign"},
 		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
 		"github.com/hashicorp/golang-lru/v2":      {"router"},
 		"github.com/invopop/jsonschema":           {}, // tests only
@@ -72,7 +74,7 @@ func fences() map[string][]string {
 		"github.com/rogpeppe/go-internal":         {}, // tests only
 		"github.com/rs/zerolog":                   {}, // tests only
 		"github.com/valyala/fasthttp":             {"proxy"},
-		"go.yaml.in/yaml/v4":                      {"config", "loadtest/scenario"},
+		"go.yaml.in/yaml/v4":                      {"config", "config/foreign", "loadtest/scenario"},
 		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
 		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},

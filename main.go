@@ -24,6 +24,7 @@ type verbs struct {
 	Serve    serveCmd         `cmd:"" help:"Serve the models of a configuration file."`
 	Agent    agentCmd         `cmd:"" help:"Keep the backends of one node, for edges elsewhere."`
 	Check    checkCmd         `cmd:"" help:"Say what is wrong with a configuration file, all at once."`
+	Import   importCmd        `cmd:"" help:"Make a configuration file of what llama-swap or Ollama know of models."`
 	Status   statusCmd        `cmd:"" help:"Show models, backends, slots and lines of a running pilotlight."`
 	Nodes    nodesCmd         `cmd:"" help:"Show the nodes that a running pilotlight has links to: GPUs, backends, when their agents were heard."`
 	Explain  explainCmd       `cmd:"" help:"Show how a model's next request would be decided: which backend would get it or be woken, and why not the others."`
