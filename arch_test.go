@@ -29,6 +29,7 @@ func layout() map[string][]string {
 		"warmpool/launch":       {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"warmpool/agent":        {"config", "probe", "router"},
 		"warmpool/policy":       {}, // it decides live and in virtual time alike
+		"warmpool/simulate":     {"warmpool/policy"},
 		"warmpool/planner":      {"router"},
 		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},

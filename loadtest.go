@@ -72,7 +72,7 @@ type askFlags struct {
 
 // replayFlags are which part of a recording is sent again, and how.
 type replayFlags struct {
-	Trace     string        `placeholder:"FILE" group:"Replay" help:"Send recorded traffic instead of a rate: Azure LLM 2023, Mooncake (whose prompts share their beginnings), ServeGen, Azure Functions 2019, or the log of pilotlight serve; gzip or not."`
+	Trace     string        `placeholder:"FILE" group:"Replay" help:"Send recorded traffic instead of a rate: Azure LLM 2023, Mooncake (whose prompts share their beginnings), ServeGen, Azure Functions 2019, a table (model,start_s,duration_s,requests), or the log of pilotlight serve; gzip or not."`
 	Speed     float64       `default:"1" group:"Replay" placeholder:"X" help:"How many times as fast as it was recorded (${default})."`
 	From      time.Duration `group:"Replay" placeholder:"TIME" help:"Leave out what was recorded earlier."`
 	Clients   int           `placeholder:"N" group:"Replay" help:"Only the busiest N clients (or functions) of the recording. Each has its model, of which --zipf says how popular they are."`
@@ -222,7 +222,7 @@ func (c *loadCmd) models(ctx context.Context, shape loadtest.Shape) ([]string, e
 
 // recorded says whether the models are those of the recording.
 func (c *loadCmd) recorded() bool {
-	return c.recording != nil && c.recording.Format == trace.AccessLog && len(c.Model) == 0
+	return c.recording != nil && c.recording.Named && len(c.Model) == 0
 }
 
 // listModels asks for them.

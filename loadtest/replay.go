@@ -63,7 +63,7 @@ func (o Replay) only(t *trace.Trace) (map[string]bool, error) {
 		return nil, fmt.Errorf("a speed of %v does not lead anywhere: it must be more than 0", o.Speed)
 	case o.From < 0 || o.From > t.Length:
 		return nil, fmt.Errorf("the recording is %v long: there is nothing at %v", t.Length, o.From)
-	case len(o.Models) == 0 && t.Format != trace.AccessLog:
+	case len(o.Models) == 0 && !t.Named:
 		return nil, errors.New("the recording does not say which models were asked for: name some")
 	case o.Clients == 0:
 		return nil, nil //nolint:nilnil // all

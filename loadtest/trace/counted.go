@@ -10,13 +10,14 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // burst is a time in which somebody sent so many requests. When in it they came was not recorded: they are spread at random, and
 // always in the same way.
 type burst struct {
-	client      string
+	client      string // or the model, where the recording says that
 	begin, took time.Duration
 	requests    int32
 }
@@ -28,10 +29,10 @@ const (
 	maxSeconds  = float64(10 * 365 * 24 * 3600)
 )
 
-// counted is a recording of bursts.
+// counted is a recording of bursts. Those of a table are of models.
 func counted(format Format, all []burst) *Trace {
 	slices.SortStableFunc(all, func(a, b burst) int { return cmp.Compare(a.begin, b.begin) })
-	t := &Trace{Format: format}
+	t := &Trace{Format: format, Named: format == Table}
 	busy := map[string]int64{}
 	for _, b := range all {
 		t.Count += int64(b.requests)
@@ -39,12 +40,27 @@ func counted(format Format, all []burst) *Trace {
 		t.Length = max(t.Length, b.begin+b.took)
 	}
 	t.Clients = byCount(busy)
-	t.arrivals = func(yield func(Arrival) bool) { merge(all, yield) }
+	t.arrivals = func(yield func(Arrival) bool) { merge(all, t.Named, yield) }
+	t.uses = func(yield func(Use) bool) {
+		for _, b := range all {
+			if b.requests > 0 && !yield(Use{Client: b.client, Model: b.model(t.Named), At: b.begin, Took: b.took, Requests: int64(b.requests)}) {
+				return
+			}
+		}
+	}
 	return t
 }
 
+// model is which model a burst is for, if the recording names any.
+func (b *burst) model(named bool) string {
+	if named {
+		return b.client
+	}
+	return ""
+}
+
 // merge yields the arrivals of all bursts in the order of time. It holds those bursts that have begun.
-func merge(all []burst, yield func(Arrival) bool) {
+func merge(all []burst, named bool, yield func(Arrival) bool) {
 	var going soonest
 	for len(all) > 0 || len(going) > 0 {
 		for len(all) > 0 && (len(going) == 0 || all[0].begin <= going[0].next) {
@@ -59,7 +75,7 @@ func merge(all []burst, yield func(Arrival) bool) {
 			return
 		}
 		g := going[0]
-		if !yield(Arrival{At: g.next, Client: g.client}) {
+		if !yield(Arrival{At: g.next, Client: g.client, Model: g.model(named)}) {
 			return
 		}
 		if g.left == 0 {
@@ -106,8 +122,18 @@ func (s *soonest) Pop() any {
 }
 
 func readServeGen(r io.Reader) (*Trace, error) {
-	var all []burst
-	err := rows(r, 4, func(row []string) error {
+	all, err := readBursts(r)
+	return counted(ServeGen, all), err
+}
+
+func readTable(r io.Reader) (*Trace, error) {
+	all, err := readBursts(r)
+	return counted(Table, all), err
+}
+
+// readBursts reads a name, when it began, how long it took, and how many requests there were: one, if it does not say.
+func readBursts(r io.Reader) (all []burst, err error) {
+	err = rows(r, 0, func(row []string) error {
 		begin, err := seconds(row[1])
 		if err != nil {
 			return err
@@ -116,13 +142,15 @@ func readServeGen(r io.Reader) (*Trace, error) {
 		if err != nil {
 			return err
 		}
-		n, err := requests(row[3])
-		if err != nil {
-			return err
+		n := int32(1)
+		if len(row) > 3 {
+			if n, err = requests(row[3]); err != nil {
+				return err
+			}
 		}
-		return addBurst(&all, burst{row[0], begin, took, n})
+		return addBurst(&all, burst{strings.Clone(row[0]), begin, took, n})
 	})
-	return counted(ServeGen, all), err
+	return all, err
 }
 
 func addBurst(all *[]burst, b burst) error {
@@ -155,8 +183,7 @@ const namesOfFunction = 2
 func readAzureFunctions(r io.Reader) (*Trace, error) {
 	var all []burst
 	err := rows(r, 0, func(row []string) error {
-		name := row[0] // which is a part of the whole line: a copy lets go of the rest
-		name = string([]byte(name))
+		name := row[1] + "/" + row[0] // the same id in another file is another function
 		for minute, text := range row[namesOfFunction:] {
 			if text == "0" || text == "" {
 				continue

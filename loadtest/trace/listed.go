@@ -62,7 +62,7 @@ func readAzureLLM(r io.Reader) (*Trace, error) {
 		}
 		return add(&all, a)
 	})
-	return listed(AzureLLM, all), err
+	return listed(AzureLLM, first, all), err
 }
 
 // after is how long after the first time another is, which may be the first.
@@ -122,7 +122,7 @@ func readMooncake(r io.Reader) (*Trace, error) {
 			At: time.Duration(in.Timestamp * float64(time.Millisecond)), Prompt: in.Input, Answer: in.Output, Blocks: in.Blocks,
 		})
 	})
-	return listed(Mooncake, all), err
+	return listed(Mooncake, time.Time{}, all), err
 }
 
 // bytesOfToken is how many bytes of a request's body count as a token of its prompt, since the log does not say.
@@ -141,6 +141,7 @@ func readAccessLog(r io.Reader) (*Trace, error) {
 			Model  string
 			Client string
 			Total  float64 `json:"total_ms"`
+			Waited float64 `json:"waited_ms"`
 			In     int64   `json:"bytes_in"`
 		}
 		if err := json.Unmarshal(line, &in); err != nil {
@@ -149,16 +150,16 @@ func readAccessLog(r io.Reader) (*Trace, error) {
 		if in.Model == "" {
 			return nil // it was refused for naming none
 		}
-		if !(in.Total >= 0 && in.Total < maxSeconds*1000) {
-			return fmt.Errorf("%v is no time in milliseconds", in.Total)
+		if !(in.Total >= 0 && in.Total < maxSeconds*1000 && in.Waited >= 0 && in.Waited < maxSeconds*1000) {
+			return fmt.Errorf("%v is no time in milliseconds, or %v", in.Total, in.Waited)
 		}
 		at, err := after(&first, in.Time.Add(-time.Duration(in.Total*float64(time.Millisecond))))
 		if err != nil {
 			return err
 		}
 		return add(&all, Arrival{
-			At: at, Client: in.Client, Model: in.Model, Prompt: int(min(max(in.In, 0)/bytesOfToken, maxTokens)),
+			At: at, Client: in.Client, Model: in.Model, Took: time.Duration(max(0, in.Total-in.Waited) * float64(time.Millisecond)), Prompt: int(min(max(in.In, 0)/bytesOfToken, maxTokens)),
 		})
 	})
-	return listed(AccessLog, all), err
+	return listed(AccessLog, first, all), err
 }

@@ -1,5 +1,5 @@
 // Package trace reads recorded traffic: who asked for what, and when. It knows the recordings that Microsoft, Moonshot and Alibaba have
-// published, and the log of pilotlight itself, and tells them apart by their first line.
+// published, a plain table of uses, and the log of pilotlight itself, and tells them apart by their first line.
 package trace
 
 import (
@@ -22,23 +22,39 @@ type Arrival struct {
 	At     time.Duration // after the recording began
 	Client string        // who asked; empty: the recording does not say
 	Model  string        // for which model; empty: it does not say
+	Took   time.Duration // from the moment it was served until its answer had ended; 0: it does not say
 	Prompt int           // tokens; 0: it does not say
 	Answer int           // tokens; 0: it does not say
 	Blocks []uint64      // of 512 tokens each, with which the prompt begins: the same numbers, the same text
 }
 
+// Use is a time in which a model, or whatever a recording has in its place, had something to do.
+type Use struct {
+	Client, Model string // as of Arrival
+	At, Took      time.Duration
+	Requests      int64
+
+	Prompt, Answer int // tokens, of one request; 0: it does not say
+}
+
 // Trace is a recording.
 type Trace struct {
 	Format  Format
+	Began   time.Time     // zero: it does not say
+	Named   bool          // it says which models were asked for
 	Length  time.Duration // to the last arrival, or to the end of the last time for which it counts them
 	Count   int64         // of arrivals
 	Clients []string      // the busiest first; none: it does not say
 
 	arrivals iter.Seq[Arrival]
+	uses     iter.Seq[Use]
 }
 
 // Arrivals are the recorded requests in the order of time, the same each time.
 func (t *Trace) Arrivals() iter.Seq[Arrival] { return t.arrivals }
+
+// Uses are the recorded requests as they were written down, in the order of time: one by one, or those of a time together.
+func (t *Trace) Uses() iter.Seq[Use] { return t.uses }
 
 // Format is a kind of recording.
 type Format string
@@ -49,6 +65,7 @@ const (
 	Mooncake       Format = "mooncake"        // Mooncake: the same, with numbers of the blocks that prompts share
 	ServeGen       Format = "servegen"        // sessions of clients from ServeGen: how many requests in which time
 	AzureFunctions Format = "azure-functions" // Azure Functions 2019: invocations of each function in each minute
+	Table          Format = "table"           // model, start_s, duration_s, and how many requests if it says so
 	AccessLog      Format = "access-log"      // what pilotlight serve writes
 )
 
@@ -90,6 +107,8 @@ func Read(r io.Reader) (*Trace, error) {
 		t, err = readAzureLLM(in)
 	case line == "client,start_s,dur_s,requests":
 		t, err = readServeGen(in)
+	case line == "model,start_s,duration_s", line == "model,start_s,duration_s,requests":
+		t, err = readTable(in)
 	case strings.HasPrefix(line, "id,src_file,m1,"):
 		t, err = readAzureFunctions(in)
 	case strings.HasPrefix(line, "{") && strings.Contains(line, `"hash_ids"`):
@@ -97,7 +116,8 @@ func Read(r io.Reader) (*Trace, error) {
 	case strings.HasPrefix(line, "{") && strings.Contains(line, `"msg"`):
 		t, err = readAccessLog(in)
 	default:
-		return nil, fmt.Errorf("no recording begins with %.80q: it is none of Azure LLM 2023, Mooncake, ServeGen, Azure Functions 2019 and pilotlight's own log", line)
+		return nil, fmt.Errorf("no recording begins with %.80q: it is none of Azure LLM 2023, Mooncake, ServeGen, Azure Functions 2019, "+
+			"a table (model,start_s,duration_s,requests) and pilotlight's own log", line)
 	}
 	if err != nil {
 		return nil, err
@@ -115,13 +135,23 @@ func notEOF(err error) error {
 	return err
 }
 
-// listed is a recording that has a line for each request.
-func listed(format Format, all []Arrival) *Trace {
+// listed is a recording that has a line for each request. Times are after a moment that need not be the first.
+func listed(format Format, moment time.Time, all []Arrival) *Trace {
 	slices.SortStableFunc(all, func(a, b Arrival) int { return cmp.Compare(a.At, b.At) })
-	t := &Trace{Format: format, Count: int64(len(all)), arrivals: slices.Values(all)}
+	t := &Trace{Format: format, Named: format == AccessLog, Count: int64(len(all)), arrivals: slices.Values(all)}
+	t.uses = func(yield func(Use) bool) {
+		for _, a := range all {
+			if !yield(Use{Client: a.Client, Model: a.Model, At: a.At, Took: a.Took, Requests: 1, Prompt: a.Prompt, Answer: a.Answer}) {
+				return
+			}
+		}
+	}
 	busy := map[string]int64{}
 	if len(all) > 0 {
 		first := all[0].At
+		if !moment.IsZero() {
+			t.Began = moment.Add(first)
+		}
 		for i := range all {
 			all[i].At -= first
 			busy[all[i].Client]++

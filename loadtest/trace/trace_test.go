@@ -34,9 +34,11 @@ const (
 		`{"timestamp": 3500, "input_length": 10, "output_length": 5, "hash_ids": [0]}` + "\n\n"
 	serveGen  = "client,start_s,dur_s,requests\na/0,10,5,100\nb/1,0,60,50\na/0,100,0,3\n"
 	functions = "id,src_file,m1,m2,m3\nA,x,0,2,0\nB,y,10,,1\n"
+	table     = "model,start_s,duration_s\r\nllama,10,5\r\nqwen,0.5,60\r\n"
+	counts    = "model,start_s,duration_s,requests\nllama,10,5,3\nqwen,0,60,1\nllama,90,1,0\n"
 	accessLog = `{"time":"2026-01-01T00:00:00Z","level":"INFO","msg":"serving","listen":"x"}` + "\n" +
 		`{"time":"2026-01-01T00:00:09Z","level":"INFO","msg":"request","outcome":"ok","model":"b","client":"10.0.0.1","total_ms":1000,"bytes_in":400}` + "\n" +
-		`{"time":"2026-01-01T00:00:10Z","level":"INFO","msg":"request","outcome":"ok","model":"a","client":"10.0.0.2","total_ms":5000.5,"bytes_in":4000}` + "\n" +
+		`{"time":"2026-01-01T00:00:10Z","level":"INFO","msg":"request","outcome":"ok","model":"a","client":"10.0.0.2","waited_ms":3000.5,"total_ms":5000.5,"bytes_in":4000}` + "\n" +
 		`{"time":"2026-01-01T00:00:11Z","level":"INFO","msg":"request","outcome":"refused","model":"","client":"10.0.0.2","total_ms":1,"bytes_in":4000}` + "\n"
 )
 
@@ -52,7 +54,7 @@ func TestRecordingsThatListRequests(t *testing.T) {
 		}},
 		// In the order in which they began, which is not that in which they ended.
 		{accessLog, AccessLog, []Arrival{
-			{Model: "a", Client: "10.0.0.2", Prompt: 1000}, {At: 3000500 * time.Microsecond, Model: "b", Client: "10.0.0.1", Prompt: 100},
+			{Model: "a", Client: "10.0.0.2", Prompt: 1000, Took: 2 * time.Second}, {At: 3000500 * time.Microsecond, Model: "b", Client: "10.0.0.1", Prompt: 100, Took: time.Second},
 		}},
 	} {
 		got, all := read(t, c.text)
@@ -80,11 +82,47 @@ func TestRecordingsThatCountRequests(t *testing.T) {
 		t.Errorf("%d of 100 requests came when they did", within)
 	}
 	got, all = read(t, functions)
-	if got.Format != AzureFunctions || got.Count != 13 || got.Clients[0] != "B" {
+	if got.Format != AzureFunctions || got.Count != 13 || got.Clients[0] != "y/B" {
 		t.Errorf("%+v", got)
 	}
-	if last := all[len(all)-1]; last.Client != "B" || last.At < 2*time.Minute || last.At > 3*time.Minute {
+	if last := all[len(all)-1]; last.Client != "y/B" || last.At < 2*time.Minute || last.At > 3*time.Minute {
 		t.Errorf("the last of them is %v", last)
+	}
+}
+
+func TestUsesAreAsTheyWereWrittenDown(t *testing.T) {
+	for _, c := range []struct {
+		text  string
+		named bool
+		began string
+		want  []Use
+	}{
+		{table, true, "", []Use{
+			{Client: "qwen", Model: "qwen", At: 500 * time.Millisecond, Took: time.Minute, Requests: 1}, {Client: "llama", Model: "llama", At: 10 * time.Second, Took: 5 * time.Second, Requests: 1},
+		}},
+		{counts, true, "", []Use{
+			{Client: "qwen", Model: "qwen", Took: time.Minute, Requests: 1}, {Client: "llama", Model: "llama", At: 10 * time.Second, Took: 5 * time.Second, Requests: 3},
+		}},
+		{serveGen, false, "", []Use{
+			{Client: "b/1", Took: time.Minute, Requests: 50}, {Client: "a/0", At: 10 * time.Second, Took: 5 * time.Second, Requests: 100}, {Client: "a/0", At: 100 * time.Second, Requests: 3},
+		}},
+		{functions, false, "", []Use{
+			{Client: "y/B", Took: time.Minute, Requests: 10}, {Client: "x/A", At: time.Minute, Took: time.Minute, Requests: 2}, {Client: "y/B", At: 2 * time.Minute, Took: time.Minute, Requests: 1},
+		}},
+		{azureLLM, false, "2023-11-16T18:15:46.68059Z", []Use{{Requests: 1, Prompt: 374, Answer: 44}, {At: 4 * time.Second, Requests: 1, Prompt: 396, Answer: 109}}},
+		{accessLog, true, "2026-01-01T00:00:04.9995Z", []Use{
+			{Client: "10.0.0.2", Model: "a", Took: 2 * time.Second, Requests: 1, Prompt: 1000},
+			{Client: "10.0.0.1", Model: "b", At: 3000500 * time.Microsecond, Took: time.Second, Requests: 1, Prompt: 100},
+		}},
+	} {
+		got, _ := read(t, c.text)
+		began := ""
+		if !got.Began.IsZero() {
+			began = got.Began.Format(time.RFC3339Nano)
+		}
+		if all := slices.Collect(got.Uses()); fmt.Sprint(all) != fmt.Sprint(c.want) || got.Named != c.named || began != c.began {
+			t.Errorf("%s: named %t, began %q\n%v, want\n%v", got.Format, got.Named, began, all, c.want)
+		}
 	}
 }
 
@@ -140,7 +178,7 @@ func TestWhatIsNoRecordingIsRefused(t *testing.T) {
 
 // FuzzRead: whatever a file holds, it is refused, or its arrivals are in order and as many as it says.
 func FuzzRead(f *testing.F) {
-	for _, text := range []string{azureLLM, mooncake, serveGen, functions, accessLog} {
+	for _, text := range []string{azureLLM, mooncake, serveGen, functions, table, counts, accessLog} {
 		f.Add(text)
 	}
 	f.Add("TIMESTAMP,ContextTokens,GeneratedTokens\n7000-01-01 0:00:00,0,0\n0000-01-01 0:00:00,0,0") // further apart than a time.Duration is long

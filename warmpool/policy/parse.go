@@ -32,10 +32,19 @@ func Clairvoyants() []Kind { return clairvoyants() }
 func kinds() []Kind {
 	return []Kind{
 		{"fixed:idle=60m", "warm for a fixed time after its last request", newFixed},
+		{"hybrid:range=4h", "warm again when a histogram of its idle times says so (Serverless in the Wild)", newHybrid},
+		{"ttl:k=60m", "warm for the time that would have been the cheapest so far, for each model; k is how much idle memory a cold start is worth", newTTL},
+		{"lru", "warm until memory is needed; those that were used least recently go first", newLRU},
+		{"gdsf", "warm until memory is needed; those go first that were used little, load quickly and are large (FaasCache)", newGDSF},
 	}
 }
 
-func clairvoyants() []Kind { return nil }
+func clairvoyants() []Kind {
+	return []Kind{
+		{"clairvoyant:keep=60m", "knows the future: warm through every gap of at most that time, never woken ahead", newKeeping},
+		{"oracle", "knows the future: asleep, and woken so that its load ends when it is asked for", newOracle},
+	}
+}
 
 func parse(spec string, known []Kind) (Policy, error) {
 	name, rest, _ := strings.Cut(strings.TrimSpace(spec), ":")
