@@ -17,44 +17,46 @@ import (
 // layout is every package, and what it may import of ours: config ← probe ← router ← warmpool ← main. "." is main.
 func layout() map[string][]string {
 	return map[string][]string{
-		"config":                {},
-		"config/foreign":        {"config"},
-		"probe":                 {"config", "probe/proc"},
-		"probe/proc":            {},
-		"probe/engine":          {"config", "probe"},
-		"probe/nvml":            {"config", "probe", "probe/proc"},
-		"router":                {"config", "probe"},
-		"router/consul":         {"config", "router"},
-		"warmpool":              {"config", "probe", "router"},
-		"warmpool/launch":       {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
-		"warmpool/agent":        {"config", "probe", "router"},
-		"warmpool/policy":       {}, // it decides live and in virtual time alike
-		"warmpool/simulate":     {"warmpool/policy"},
-		"warmpool/planner":      {"router"},
-		"proxy":                 {"config", "probe", "router"}, // never warmpool: an edge owns no lives
-		"proxy/admin":           {"config", "probe", "router", "router/consul", "proxy"},
-		"loadtest":              {"loadtest/trace"}, // it sees servers as clients do
-		"loadtest/trace":        {},
-		"loadtest/scenario":     {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
-		"loadtest/report":       {"loadtest"},
-		"loadtest/modelsim":     {}, // it knows nothing of us, as no model server does
-		"loadtest/grpcsim":      {},
-		"loadtest/grpcsim/cmd":  {"loadtest/grpcsim"},
-		"loadtest/realconsul":   {"probe/proc"},
-		"loadtest/chaosconsul":  {"probe/proc", "loadtest/realconsul"},
-		"loadtest/benchconsul":  {"config", "router", "router/consul", "loadtest/realconsul"},
-		"loadtest/edge":         {}, // it sees pilotlight from outside
-		"loadtest/demofleet":    {"probe/proc"},
-		"loadtest/benchwake":    {"loadtest/edge"},
-		"loadtest/benchrouting": {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
-		"loadtest/benchleave":   {"loadtest/edge"},
-		"loadtest/benchproxy":   {"loadtest/edge"},
-		"loadtest/soakedge":     {"loadtest/edge"},
-		"deploy/tinymodel":      {},
-		"deploy/tinymodel/cmd":  {"deploy/tinymodel"},
+		"config":                   {},
+		"config/foreign":           {"config"},
+		"probe":                    {"config", "probe/proc"},
+		"probe/proc":               {},
+		"probe/engine":             {"config", "probe"},
+		"probe/nvml":               {"config", "probe", "probe/proc"},
+		"router":                   {"config", "probe"},
+		"router/consul":            {"config", "router"},
+		"warmpool":                 {"config", "probe", "router"},
+		"warmpool/launch":          {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
+		"warmpool/agent":           {"config", "probe", "router"},
+		"warmpool/policy":          {}, // it decides live and in virtual time alike
+		"warmpool/simulate":        {"warmpool/policy"},
+		"warmpool/simulate/report": {"warmpool/simulate"},
+		"warmpool/planner":         {"router"},
+		"proxy":                    {"config", "probe", "router"}, // never warmpool: an edge owns no lives
+		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy"},
+		"loadtest":                 {"loadtest/trace"}, // it sees servers as clients do
+		"loadtest/trace":           {},
+		"loadtest/scenario":        {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
+		"loadtest/report":          {"loadtest"},
+		"loadtest/modelsim":        {}, // it knows nothing of us, as no model server does
+		"loadtest/grpcsim":         {},
+		"loadtest/grpcsim/cmd":     {"loadtest/grpcsim"},
+		"loadtest/realconsul":      {"probe/proc"},
+		"loadtest/chaosconsul":     {"probe/proc", "loadtest/realconsul"},
+		"loadtest/benchconsul":     {"config", "router", "router/consul", "loadtest/realconsul"},
+		"loadtest/edge":            {}, // it sees pilotlight from outside
+		"loadtest/demofleet":       {"probe/proc"},
+		"loadtest/benchwake":       {"loadtest/edge"},
+		"loadtest/benchrouting":    {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
+		"loadtest/benchleave":      {"loadtest/edge"},
+		"loadtest/benchproxy":      {"loadtest/edge"},
+		"loadtest/soakedge":        {"loadtest/edge"},
+		"deploy/tinymodel":         {},
+		"deploy/tinymodel/cmd":     {"deploy/tinymodel"},
 		".": {
 			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
+			"warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
 	}
 }
@@ -78,6 +80,7 @@ func fences() map[string][]string {
 		"github.com/valyala/fasthttp":             {"proxy"},
 		"go.yaml.in/yaml/v4":                      {"config", "config/foreign", "loadtest/scenario"},
 		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
+		"gonum.org/v1/plot":                       {"warmpool/simulate/report"},
 		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},
 		"golang.org/x/sys":                        {"loadtest/benchproxy", "proxy", "warmpool/launch"},
