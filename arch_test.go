@@ -28,10 +28,11 @@ func layout() map[string][]string {
 		"warmpool":                 {"config", "probe", "router"},
 		"warmpool/launch":          {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"warmpool/agent":           {"config", "probe", "router"},
-		"warmpool/policy":          {}, // it decides live and in virtual time alike
+		"warmpool/forecast":        {},
+		"warmpool/policy":          {"warmpool/forecast"}, // it decides live and in virtual time alike
 		"warmpool/simulate":        {"warmpool/policy"},
 		"warmpool/simulate/report": {"warmpool/simulate"},
-		"warmpool/planner":         {"router"},
+		"warmpool/planner":         {"router", "warmpool/policy"},
 		"proxy":                    {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy"},
 		"loadtest":                 {"loadtest/trace"}, // it sees servers as clients do

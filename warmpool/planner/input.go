@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"pilotlight/router"
+	"pilotlight/warmpool/policy"
 )
 
 // Input is all that a plan is made of. Make changes nothing of it.
@@ -58,13 +59,7 @@ type Model struct {
 }
 
 // Decision is what a policy says of one idle model.
-type Decision struct {
-	Warm   bool      // it should be on its GPU now; a load, if it needs one, begins now
-	Until  time.Time // ask again then at the latest; zero: only after the next arrival
-	Chance float64   // of an arrival in the next minute; -1: not known
-	Next   time.Time // of the next expected request; zero: not known
-	Why    string    // one clause for a person
-}
+type Decision = policy.Decision
 
 // Rules are what people have said of a model. Each overrides the forecast, in the order never_sleep, min, max, schedule, idle_time.
 type Rules struct {

@@ -36,6 +36,7 @@ func kinds() []Kind {
 		{"ttl:k=60m", "warm for the time that would have been the cheapest so far, for each model; k is how much idle memory a cold start is worth", newTTL},
 		{"lru", "warm until memory is needed; those that were used least recently go first", newLRU},
 		{"gdsf", "warm until memory is needed; those go first that were used little, load quickly and are large (FaasCache)", newGDSF},
+		{"predictive:k=60m:alpha=0", "learns when each model is used; k is how much idle memory one cold start is worth, alpha favours rarely used models", newPredictive},
 	}
 }
 

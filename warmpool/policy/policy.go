@@ -26,6 +26,7 @@ type Question struct {
 	Warm  bool          // it is on its GPU now, or being loaded
 	Load  time.Duration // how long a wake takes from where it is, or would be if it slept
 	K     time.Duration // how long idle memory may be held to spare one cold start; 0: as the policy was told
+	Brief bool          // nobody reads Why: it may be empty
 }
 
 // Decision says where an idle model should be.

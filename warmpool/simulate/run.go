@@ -121,7 +121,7 @@ func (w *world) days(now time.Duration) {
 // decide asks the policy about an idle model, and does what it says.
 func (w *world) decide(m *model, now time.Duration) {
 	load := w.load(m)
-	d := w.policy.Decide(policy.Question{Model: m.name, Now: w.began.Add(now), Idle: w.began.Add(m.end), Warm: m.warm, Load: load})
+	d := w.policy.Decide(policy.Question{Model: m.name, Now: w.began.Add(now), Idle: w.began.Add(m.end), Warm: m.warm, Load: load, Brief: true})
 	switch {
 	case d.Warm && !m.warm:
 		m.warm, m.loaded, m.idle = true, now+load, now+load
