@@ -112,6 +112,10 @@ soak: bin/consul ## Two edges, two agents and Consul for SOAK (30m), where somet
 	@go build -o bin/pilotlight .
 	@bin/pilotlight loadtest scenario soak --for $(SOAK) $(ARGS)
 
+.PHONY: soak-ledger
+soak-ledger: ## Two edges under load for SOAK (10m), one killed in the middle: what usage says is what clients were answered
+	@PILOTLIGHT_SOAK_LEDGER=$(if $(filter file,$(origin SOAK)),10m,$(SOAK)) go test -count=1 -timeout 2h -v -run TestUsageOfTwoEdges . | grep -v '"level"'
+
 .PHONY: bench-routing
 bench-routing: ## Time to the first token by how backends are picked, on recorded requests in virtual time
 	@go run ./loadtest/benchrouting $(ARGS)

@@ -34,7 +34,8 @@ func layout() map[string][]string {
 		"warmpool/simulate/report": {"warmpool/simulate"},
 		"warmpool/planner":         {"router", "warmpool/policy"},
 		"proxy":                    {"config", "probe", "router"}, // never warmpool: an edge owns no lives
-		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy"},
+		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
+		"proxy/ledger":             {"proxy", "router"},
 		"loadtest":                 {"loadtest/trace"}, // it sees servers as clients do
 		"loadtest/trace":           {},
 		"loadtest/scenario":        {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
@@ -55,7 +56,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":         {},
 		"deploy/tinymodel/cmd":     {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin",
+			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/ledger",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
@@ -83,6 +84,7 @@ func fences() map[string][]string {
 		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
 		"gonum.org/v1/plot":                       {"warmpool/simulate/report"},
 		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
+		"modernc.org/sqlite":                      {"proxy/ledger"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},
 		"golang.org/x/sys":                        {"loadtest/benchproxy", "proxy", "warmpool/launch"},
 		"golang.org/x/time":                       {"router/consul"},

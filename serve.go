@@ -163,11 +163,16 @@ func serve(ctx context.Context, s site) error {
 			}
 		}
 	}
-	edge := proxy.New(proxy.Options{Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	price := &pricer{prices: s.cfg.Prices, node: s.cfg.Node.Name, gpus: s.cfg.Node.GPUs, eyes: eyes, fleet: lines.Fleet}
+	books, err := s.openLedger(ctx, s.edgeName(data.Addr()), price, registry)
+	if err != nil {
+		return err
+	}
+	edge := proxy.New(proxy.Options{Listeners: listeners(books), ByClock: true, Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
-			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Visits: func() any { return edge.Visits() }, Config: s.loaded, Registry: registry, Log: s.log,
+			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Visits: func() any { return edge.Visits() }, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -184,6 +189,10 @@ func serve(ctx context.Context, s site) error {
 	}
 	if pool.links != nil {
 		g.Go(func() error { return pool.links.Run(keeping) })
+	}
+	if books != nil {
+		g.Go(func() error { return books.Run(keeping) }) // what settles late is of streams that end late
+		g.Go(func() error { return holdings(ctx, lines.Fleet, s.cfg.Node.Name, books) })
 	}
 	if found != nil {
 		g.Go(func() error { return found.run(ctx) })
@@ -246,10 +255,15 @@ func (s site) identity(data net.Addr) (agent.Edge, error) {
 	if err != nil {
 		return agent.Edge{}, fmt.Errorf("know who this edge is: %w", err)
 	}
-	_, port, _ := net.SplitHostPort(data.String())
 	return agent.Edge{
-		ID: string(id), Life: rand.Text(), Name: s.cfg.Node.Name + ":" + port, Version: version(), Reach: s.cfg.Limits.BodyTime.Std(),
+		ID: string(id), Life: rand.Text(), Name: s.edgeName(data), Version: version(), Reach: s.cfg.Limits.BodyTime.Std(),
 	}, nil
+}
+
+// edgeName is what others call this edge.
+func (s site) edgeName(data net.Addr) string {
+	_, port, _ := net.SplitHostPort(data.String())
+	return s.cfg.Node.Name + ":" + port
 }
 
 // observed is a fleet that hears of our own backends, and says when it first has.

@@ -32,6 +32,10 @@ func (c *Config) check(at *place) {
 		at.problemIn("models", "models names no model; at least one is needed")
 	}
 	c.checkLink(at)
+	c.Ledger.check(at.below("ledger"))
+	if c.Prices != nil {
+		c.Prices.check(at.below("prices"))
+	}
 	for key, limit := range map[string]int64{
 		"body": int64(c.Limits.Body), "header": int64(c.Limits.Header), "connections": int64(c.Limits.Connections), "write_time": int64(c.Limits.WriteTime),
 		"connections_per_address": int64(c.Limits.ConnectionsPerAddress), "requests_per_connection": int64(c.Limits.RequestsPerConnection),

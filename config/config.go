@@ -32,6 +32,11 @@ type Config struct {
 	Agents []string `yaml:"agents,omitempty"`
 	// Link is how edges and agents speak with each other. Default: in clear, on loopback only.
 	Link *Link `yaml:"link,omitempty"`
+	// Ledger is where this edge writes down who used how much of which GPUs. Default: a file in node.state_dir.
+	Ledger Ledger `yaml:"ledger"`
+	// Prices are what GPU time costs, for `pilotlight usage`, `pilotlight advise` and the headers that answers may have. Default: nothing
+	// has a price.
+	Prices *Prices `yaml:"prices,omitempty"`
 	// Models are the names that clients ask for. Required, at least one, unless consul or agents are given, where more of them may be.
 	Models map[string]Model `yaml:"models"`
 }

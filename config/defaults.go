@@ -31,8 +31,15 @@ func setDefaults(v any) {
 				WriteTime:             1 * minute,
 				Held:                  1 * GiB,
 			},
-			Node: Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
+			Node:   Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
+			Ledger: defaultLedger(),
 		}
+	case *Ledger:
+		*v = defaultLedger()
+	case *Prices:
+		*v = Prices{Currency: "USD"}
+	case *Serverless:
+		*v = Serverless{Name: "serverless", Round: Duration(time.Millisecond), Window: 1 * minute}
 	case *Link:
 		*v = Link{Listen: "127.0.0.1:8082"}
 	case *TLS:
@@ -64,6 +71,8 @@ func setDefaults(v any) {
 	}
 }
 
+func defaultLedger() Ledger { return Ledger{Keep: true, Retention: Duration(90 * 24 * time.Hour)} }
+
 // derive fills in the defaults that depend on other keys or on this host.
 func (c *Config) derive(at *place) {
 	if c.Node.Name == "" {
@@ -81,6 +90,9 @@ func (c *Config) derive(at *place) {
 			at.below("node").problem("node.state_dir has no default here: %s", err)
 		}
 		c.Node.StateDir = dir
+	}
+	if c.Ledger.File == "" {
+		c.Ledger.File = filepath.Join(c.Node.StateDir, "ledger.db")
 	}
 	for name, at := range at.models() {
 		m := c.Models[name]

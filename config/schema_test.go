@@ -46,7 +46,7 @@ func schema(t *testing.T) []byte {
 	s := reflector.Reflect(&Config{})
 	s.Title = "pilotlight.yaml"
 	s.Definitions["Config"] = s
-	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Nomad{}, &Kubernetes{}, &Docker{}, &Overflow{}, &Consul{}, &Link{}} {
+	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Nomad{}, &Kubernetes{}, &Docker{}, &Overflow{}, &Consul{}, &Link{}, &Prices{}, &Serverless{}} {
 		setDefaults(v)
 		addDefaults(t, s.Definitions, reflect.ValueOf(v).Elem())
 	}
@@ -105,6 +105,10 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return enum(policies())
 	case reflect.TypeFor[Weight]():
 		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxWeight))}
+	case reflect.TypeFor[Price]():
+		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxPrice))}
+	case reflect.TypeFor[Pay]():
+		return enum(pays())
 	case reflect.TypeFor[int]():
 		return &jsonschema.Schema{Type: "integer", Minimum: "0"}
 	case reflect.TypeFor[[]string]():

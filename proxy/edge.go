@@ -48,6 +48,10 @@ type Options struct {
 	Lines io.Writer
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
+	// Listeners hear of every request. If empty, nobody does, and that costs nothing.
+	Listeners []Listener
+	// ByClock has listeners hear of GPU time that the clock shares out, since nobody measures any.
+	ByClock bool
 	// Shared says that the listener is from ListenShared: another edge may take over when this one shuts down, and no request
 	// must be lost then.
 	Shared bool
@@ -65,6 +69,8 @@ type Edge struct {
 	log          *slog.Logger
 	lines        io.Writer
 	metrics      *metrics
+	listeners    []Listener
+	clock        *clock // nil: somebody measures GPU time, or nobody wants to know
 	watch        *watch
 	buffers      buffers
 	upstreams    upstreams
@@ -91,7 +97,10 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	if o.ByClock && len(o.Listeners) > 0 {
+		e.clock = &clock{}
+	}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)
 	e.lastID.Store(rand.Uint64() >> 16 << 12) // edges and restarts share no IDs

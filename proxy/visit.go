@@ -36,6 +36,11 @@ type Visit struct {
 	Total     time.Duration  `json:"total_ns"`
 	BytesIn   int64          `json:"bytes_in"`  // of the request's body
 	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
+
+	Number       uint64 `json:"-"`                       // the same as ID, for listeners
+	Tenant       string `json:"tenant,omitempty"`        // who asked; empty: nobody says
+	PromptTokens int64  `json:"prompt_tokens,omitempty"` // as the engine counted them; 0: it did not say
+	Tokens       int64  `json:"tokens,omitempty"`        // of the answer, likewise
 }
 
 // kept is how many visits are kept for /debug/visits.
@@ -83,6 +88,8 @@ type visit struct {
 	tried  router.Tried
 	to     destination
 	stayed bool // it could not overflow, and does not try again
+
+	clocked time.Duration // what the clock would have given it before it began
 }
 
 // intake is what was read of a request. A stream that has stepped aside has none.
@@ -199,6 +206,7 @@ func (v *visit) close() {
 	e.metrics.count(&v.Visit, v.known, v.phase)
 	e.ring.add(&v.record)
 	v.tell()
+	v.ended()
 	*v = visit{intake: v.intake.rest()}
 	e.visits.Put(v)
 }
@@ -219,6 +227,7 @@ func (in *intake) rest() *intake {
 func (v *visit) release() {
 	if v.held {
 		v.held = false
+		v.gives()
 		v.lease.Release(v.Outcome)
 	}
 }

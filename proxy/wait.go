@@ -33,6 +33,7 @@ func (v *visit) acquire() error {
 		return err
 	}
 	v.lease, v.held = lease, true
+	v.takes()
 	v.to = destination{
 		id: lease.Backend.ID, addr: lease.Backend.Addr, model: cmp.Or(lease.Model.Config.ServedAs, lease.Model.Name),
 		answer: &lease.Model.Config.Answer, lease: &v.lease,

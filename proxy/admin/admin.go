@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"pilotlight/proxy/ledger"
 	"pilotlight/router"
 	"pilotlight/router/consul"
 )
@@ -27,7 +28,7 @@ type Lives interface {
 	Dismiss(ctx context.Context, model string, stop bool) error
 }
 
-// Options are what the admin port shows and does. All are required.
+// Options are what the admin port shows and does. All but Ledger are required.
 type Options struct {
 	Router   *router.Router
 	Lives    Lives
@@ -36,6 +37,7 @@ type Options struct {
 	Consul   func() *consul.Status // what is known of Consul; nil: it is not used
 	Visits   func() any            // the last requests
 	Config   func() any            // what is loaded, and how the last reload went
+	Ledger   *ledger.Ledger        // what was used; nil: nobody writes that down
 	Registry *prometheus.Registry
 	Log      *slog.Logger
 }
@@ -52,6 +54,7 @@ func Handler(o Options) http.Handler {
 		reply(w, http.StatusOK, status)
 	})
 	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
+	mux.HandleFunc("GET /api/usage", o.usage)
 	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Nodes()) })
 	for verb, move := range map[string]func(context.Context, string) error{
 		"wake":  o.Lives.WakeModel,
@@ -157,6 +160,7 @@ func home(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprint(w, `<!doctype html><html lang="en"><meta charset="utf-8"><title>Pilotlight</title><h1>Pilotlight</h1><ul>
 <li><a href="/api/status">/api/status</a>: models, backends, lines
 <li><a href="/api/gpus">/api/gpus</a>: GPUs, who holds their memory, their health
+<li><a href="/api/usage?by=tenant,model">/api/usage</a>: who used how much in the last day
 <li><a href="/debug/visits">/debug/visits</a>: the last requests
 <li>/debug/route?model=MODEL: how its next request would be decided
 <li><a href="/debug/config">/debug/config</a>: what is loaded

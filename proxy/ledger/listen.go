@@ -1,0 +1,115 @@
+package ledger
+
+import (
+	"time"
+
+	"pilotlight/proxy"
+	"pilotlight/router"
+)
+
+// Ended writes a request down in the minute in which it ended.
+func (l *Ledger) Ended(v *proxy.Visit) {
+	end := v.At.Add(v.Total)
+	k := Key{Minute: minuteOf(end), Tenant: v.Tenant, Model: v.Model, Backend: v.Backend, Kind: KindRequest}
+	s := Sums{Requests: 1, Prompt: v.PromptTokens, Output: v.Tokens, Waited: v.Waited}
+	switch v.Outcome {
+	case router.OK:
+		s.OK = 1
+	case router.Refused:
+		s.Refused = 1
+	case router.Left:
+		s.Left = 1
+	case router.Broken:
+		s.Broken = 1
+	}
+	if v.Cold {
+		s.Cold = 1
+	}
+	if v.Backend != "" {
+		s.Served = max(0, v.Total-v.Waited)
+		k.Rate = l.Rate(v.Backend, "").Nano
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(k, &s)
+	if v.Backend == "" {
+		return
+	}
+	if len(l.late[0]) < maxLate {
+		l.late[0][v.Number] = int32(k.Minute)
+	}
+	r := l.ratios[v.Backend]
+	r.served += s.Served.Seconds()
+	l.weigh(v.Backend, r)
+}
+
+// Settled adds what a request took of GPUs to its minute, or to that in which it was used, if the request goes on or ended long ago, or in another
+// life of this edge.
+func (l *Ledger) Settled(share *proxy.Share) {
+	k := Key{Minute: minuteOf(share.At), Tenant: share.Tenant, Model: share.Model, Backend: share.Backend, Kind: KindRequest}
+	k.Rate = l.Rate(share.Backend, "").Nano
+	s := Sums{GPU: share.GPU, Microjoules: micro(share.Joules)}
+	if share.Method != measured {
+		s.Estimated = share.GPU
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, half := range l.late {
+		if minute, known := half[share.ID]; known {
+			k.Minute = int64(minute)
+			if share.Final {
+				delete(half, share.ID)
+			}
+			break
+		}
+	}
+	l.add(k, &s)
+	r := l.ratios[share.Backend]
+	r.gpu += share.GPU.Seconds()
+	l.weigh(share.Backend, r)
+}
+
+// measured is the method of GPU time that a driver measured.
+const measured = "nvml"
+
+// Accounted writes down what belongs to no request.
+func (l *Ledger) Accounted(a *proxy.Account) {
+	rate := l.Rate(a.Backend, a.Node)
+	k := Key{Minute: minuteOf(a.From), Model: a.Model, Backend: a.Backend, Node: a.Node, Kind: a.Kind, Rate: rate.Nano}
+	s := Sums{GPU: a.GPU, Microjoules: micro(a.Joules)}
+	if rate.Memory > 0 {
+		s.Held = time.Duration(a.MemoryByteSeconds / float64(rate.Memory) * float64(time.Second))
+	}
+	if a.Method != measured {
+		s.Estimated = a.GPU
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(k, &s)
+}
+
+// memoryOfRatio is how many seconds of service a ratio remembers: what was longer ago counts half at each halving.
+const memoryOfRatio = 600
+
+// weigh keeps a ratio. l.mu is held.
+func (l *Ledger) weigh(backend string, r ratio) {
+	if r.served > memoryOfRatio {
+		r.gpu, r.served = r.gpu/2, r.served/2
+	}
+	if _, known := l.ratios[backend]; known || len(l.ratios) < maxRatios {
+		l.ratios[backend] = r
+	}
+}
+
+// Estimate guesses what a request took of GPUs before that is settled: by what others of its backend took of the time in which they were served. Where
+// nothing is known it is that time itself. The cost is in billionths of the currency.
+func (l *Ledger) Estimate(backend string, served time.Duration) (gpu time.Duration, cost int64) {
+	l.mu.Lock()
+	r := l.ratios[backend]
+	l.mu.Unlock()
+	gpu = served
+	if r.gpu > 0 && r.served > 0 {
+		gpu = time.Duration(float64(served) * r.gpu / r.served)
+	}
+	return gpu, Cost(gpu, l.Rate(backend, "").Nano)
+}

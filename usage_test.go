@@ -1,0 +1,107 @@
+//go:build linux
+
+package main_test
+
+import (
+	"cmp"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pilotlight/proxy/ledger"
+)
+
+// soakLedger is the variable of the environment that says how long TestUsageOfTwoEdges goes on; see make soak-ledger.
+const soakLedger = "PILOTLIGHT_SOAK_LEDGER"
+
+// usage asks edges, and reads files, for what was used.
+func usage(t *testing.T, args ...string) (table ledger.Table) {
+	t.Helper()
+	out := run(t, "", []string{raceOptions}, binary(t), append([]string{"usage", "--json", "--by", "model"}, args...)...)
+	if err := json.Unmarshal(out, &table); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return table
+}
+
+// TestUsageOfTwoEdges has two edges serve, kills one on the spot in the middle, and looks whether what clients got answers to is what usage shows.
+func TestUsageOfTwoEdges(t *testing.T) {
+	t.Parallel()
+	long, err := time.ParseDuration(cmp.Or(os.Getenv(soakLedger), "0s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := simulated(t, sim{name: "m", args: "--load 10ms", backend: "slots: 8, memory: 1GiB"}) + "\nprices: {gpus: {default: {on_demand: 0.8048, memory: 24GiB}}}\n"
+	a, b := serve(t, t.TempDir(), config), serve(t, t.TempDir(), config)
+	rounds := 1
+	if long > 0 {
+		rounds = 1 << 30
+	}
+	first := answersOf(t, rounds, long/2, a, b)
+	var before ledger.Table
+	eventually(t, "the first edge has written down what it answered", func() bool {
+		before = usage(t, "--admin", a.admin.Addr)
+		return before.Total.OK == first[0]
+	})
+	a.kill(t)
+	file := filepath.Join(a.state, "pilotlight", "ledger.db")
+	after := usage(t, file)
+	if before.Total.OK != first[0] || after.Total.OK != first[0] || before.Total.GPU != after.Total.GPU {
+		t.Errorf("a killed edge had answered %d requests and said %+v, and its file says %+v", first[0], before.Total, after.Total)
+	}
+	again := serve(t, a.state, config)
+	second := answersOf(t, rounds, long/2, again, b)
+	want := first[0] + first[1] + second[0] + second[1]
+	var all ledger.Table
+	eventually(t, "both have", func() bool {
+		all = usage(t, "--admin", again.admin.Addr, "--admin", b.admin.Addr)
+		return all.Total.OK >= want
+	})
+	if all.Total.Requests != want || all.Total.OK != want {
+		t.Errorf("got %+v, want %d requests", all.Total, want)
+	}
+	var sums ledger.Sums
+	for _, one := range []ledger.Table{usage(t, file), usage(t, "--admin", b.admin.Addr)} {
+		sums.Add(&one.Total.Sums)
+	}
+	if sums.Requests != all.Total.Requests || sums.GPU != all.Total.GPU || all.Total.GPU <= 0 || all.Total.Cost <= 0 {
+		t.Errorf("one by one: %+v; together: %+v", sums, all.Total)
+	}
+	t.Logf("%d requests, %s of GPUs, %d billionths of %s", all.Total.Requests, all.Total.GPU, all.Total.Cost, all.Currency)
+}
+
+// answersOf asks each edge from several clients, for so many rounds or so long, and returns how many requests each has answered: all of them.
+func answersOf(t *testing.T, rounds int, long time.Duration, edges ...*pilotlight) []int64 {
+	t.Helper()
+	answered := make([]int64, len(edges))
+	until := time.Now().Add(long)
+	var all sync.WaitGroup
+	for i, edge := range edges {
+		for range 4 {
+			all.Go(func() {
+				for n := 0; n < 5 || n < rounds && time.Now().Before(until); n++ {
+					resp, err := http.Post(edge.base+"/v1/chat/completions", "application/json", strings.NewReader(chatBody("m", "a word")))
+					if err != nil {
+						t.Errorf("ask: %v", err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+						t.Errorf("ask: %s", resp.Status)
+						return
+					}
+					atomic.AddInt64(&answered[i], 1)
+				}
+			})
+		}
+	}
+	all.Wait()
+	return answered
+}
