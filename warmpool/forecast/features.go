@@ -80,7 +80,7 @@ func (t *track) recency(r *row, m int64, age float64) {
 	}
 	r.putLog(1 + age*rate[3])
 	r.putLog(1 + age*rate[4])
-	r.putLog(known)
+	r.putLog(min(max(known, 120), 10080))
 }
 
 // sameTime is how a model was used about the same time of other days: shares of the days, later ones counting more.
@@ -150,7 +150,7 @@ func (s *sameTime) add(t *track, at, age int64, ago int, weight float64) {
 // everybody is how much all models are asked for.
 func (s *moment) everybody(r *row, m int64) {
 	p := s.platform
-	r.putLog(1 + p.count(m-60, m))
+	r.putLog((1 + p.count(m-60, m)) / float64(min(60, m-s.born)+1))
 	r.putLog(1 + p.count(m-6, m))
 	r.putLog(1 + p.count(m-day-10, m-day+20))
 	r.putLog(1 + p.count(m-7*day-10, m-7*day+20))

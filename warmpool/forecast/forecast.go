@@ -24,6 +24,7 @@ type Forecast struct {
 	order    []*track // as they came
 	moment   moment
 	experts  [experts]expert
+	all      guard // of all experts together
 	sessions int
 	fitted   int64 // when Refit was last called, seconds; 0: never
 	next     int64 // when it is due, seconds; 0: nothing came yet
@@ -85,12 +86,24 @@ func (f *Forecast) Minute(model string, from time.Time, worth time.Duration) (ch
 	at := max(from.Unix()+slack, t.idle)
 	age := t.age(at)
 	e := &f.experts[expertOf(age)]
-	if !e.trained || e.guard.fails(worth.Minutes()) || t.guard.fails(worth.Minutes()) {
+	if !e.trained || !f.trusts(e, t, worth.Minutes()) {
 		return plain(age), false
 	}
 	var r row
 	f.moment.features(t, t.idle+age*minute, &r) // as those that were learned from
 	return e.chance(&r), true
+}
+
+// trusts says whether an expert has done well of late: by what it has seen, or else all experts; and for this model. Where worth is 0 nothing depends on it.
+func (f *Forecast) trusts(e *expert, t *track, worth float64) bool {
+	if worth <= 0 {
+		return true
+	}
+	g := &e.guard
+	if g.arrivals < enough {
+		g = &f.all
+	}
+	return g.arrivals >= enough && !g.fails(worth) && !t.guard.fails(worth)
 }
 
 // Chance is that of an arrival within a time from now, whatever it is forecast by. It looks at up to 30 minutes of it.

@@ -8,7 +8,6 @@ var levels = [...]float64{4, 15, 60, 240, 960}
 const (
 	enough = 20  // arrivals before a comparison counts
 	worse  = 1.1 // by how much the learned forecast may cost more
-	fading = 0.9 // by which what was compared before counts less at each refit
 )
 
 // guard compares what decisions by the learned forecast would have cost of late with what keeping for a fixed time would have: minutes of idle
@@ -39,17 +38,33 @@ func cost(kept bool, level float64, came bool, minutes float64) float32 {
 	return 0
 }
 
-func (g *guard) fade() {
-	for i := range levels {
-		g.learned[i] *= fading
-		g.plain[i] *= fading
+// fade makes what was compared before count less: by a tenth with each day's refit, and by half with those of the first hours, after which
+// much more is known.
+func (g *guard) fade(passed int64) {
+	by := float32(0.9)
+	if passed < laterRefit*3/4 {
+		by = 0.5
 	}
-	g.arrivals *= fading
+	for i := range levels {
+		g.learned[i] *= by
+		g.plain[i] *= by
+	}
+	g.arrivals *= by
 }
 
-// fails says whether the plain forecast was better where a cold start is worth so many minutes; 0: where nothing depends on it.
+// plus is what two have seen.
+func (g guard) plus(other *guard) guard {
+	for i := range levels {
+		g.learned[i] += other.learned[i]
+		g.plain[i] += other.plain[i]
+	}
+	g.arrivals += other.arrivals
+	return g
+}
+
+// fails says whether the plain forecast was better where a cold start is worth so many minutes.
 func (g *guard) fails(worth float64) bool {
-	if g.arrivals < enough || worth <= 0 {
+	if g.arrivals < enough {
 		return false
 	}
 	near := 0

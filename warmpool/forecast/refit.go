@@ -44,12 +44,13 @@ func (f *Forecast) Refit(now time.Time) {
 	d := draw{f: f, now: at, rng: rand.New(rand.NewPCG(1, uint64(at)))}
 	d.shares()
 	for e := range f.experts {
-		f.experts[e].guard.fade()
+		f.experts[e].guard.fade(at - f.fitted)
 	}
 	for _, t := range f.order {
-		t.guard.fade()
+		t.guard.fade(at - f.fitted)
 		d.model(t)
 	}
+	f.prove()
 	if d.came < leastCame {
 		return
 	}
@@ -59,6 +60,16 @@ func (f *Forecast) Refit(now time.Time) {
 	}
 	learn.Wait()
 	f.fitted = at
+}
+
+// prove says which experts may be trusted: those that did no worse than the plain forecast would have. One that has seen too few arrivals is judged by what all
+// have; as long as those are too few, nobody is.
+func (f *Forecast) prove() {
+	var all guard
+	for e := range f.experts {
+		all = all.plus(&f.experts[e].guard)
+	}
+	f.all = all
 }
 
 // forget lets go of history that is too old, and of models that were not used for long.
