@@ -106,10 +106,10 @@ func (f *Forecast) trusts(e *expert, t *track, worth float64) bool {
 	return g.arrivals >= enough && !g.fails(worth) && !t.guard.fails(worth)
 }
 
-// Chance is that of an arrival within a time from now, whatever it is forecast by. It looks at up to 30 minutes of it.
+// Chance is that of an arrival within a time from now, whatever it is forecast by. It looks at no more than 12 minutes of that time.
 func (f *Forecast) Chance(model string, now time.Time, within time.Duration) float64 {
 	none := 1.0
-	steps := min(30, int64(math.Ceil(within.Minutes())))
+	steps := min(12, int64(math.Ceil(within.Minutes())))
 	each := within / time.Duration(max(1, steps))
 	for i := range steps {
 		p, _ := f.Minute(model, now.Add(time.Duration(i)*each), 0)

@@ -100,7 +100,7 @@ func TestATimerIsExpectedWhenItIsDue(t *testing.T) {
 	if next := f.Next("job", due.Add(5*time.Minute)); next.Sub(due) < 50*time.Minute || next.Sub(due) > 70*time.Minute {
 		t.Errorf("it is expected at %s, an hour after %s", next, due)
 	}
-	if p := f.Chance("job", due.Add(50*time.Minute), 15*time.Minute); p < 0.5 {
+	if p := f.Chance("job", due.Add(54*time.Minute), 12*time.Minute); p < 0.5 {
 		t.Errorf("within the quarter in which it is due its chance is %v", p)
 	}
 }

@@ -6,7 +6,7 @@ import "math"
 var levels = [...]float64{4, 15, 60, 240, 960}
 
 const (
-	enough = 20  // arrivals before a comparison counts
+	enough = 15  // arrivals before a comparison counts
 	worse  = 1.1 // by how much the learned forecast may cost more
 )
 

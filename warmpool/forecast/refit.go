@@ -12,8 +12,8 @@ const (
 	mostQuiet   = 25000            // minutes without an arrival, for each expert
 	mostArrived = 15000            // minutes with one
 	halfLife    = 7 * day * minute // seconds after which a minute counts half as much
-	leastRows   = 300              // with fewer an expert learns nothing
-	leastCame   = 50               // arrivals in any of the rows, likewise
+	leastRows   = 60               // with fewer an expert learns nothing
+	leastCame   = 30               // arrivals in any of the rows, likewise
 )
 
 // sample is one minute of the past, and what came of it.

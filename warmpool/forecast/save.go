@@ -118,6 +118,7 @@ func Load(blob []byte) (*Forecast, error) {
 	if r.err != nil {
 		return nil, fmt.Errorf("read a saved forecast: %w", r.err)
 	}
+	f.prove()
 	f.replay()
 	return f, nil
 }
