@@ -27,6 +27,7 @@ func layout() map[string][]string {
 		"router/consul":            {"config", "router"},
 		"warmpool":                 {"config", "probe", "router"},
 		"warmpool/launch":          {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
+		"warmpool/advise":          {"config"},
 		"warmpool/agent":           {"config", "probe", "router"},
 		"warmpool/forecast":        {},
 		"warmpool/policy":          {"warmpool/forecast"}, // it decides live and in virtual time alike
@@ -56,7 +57,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":         {},
 		"deploy/tinymodel/cmd":     {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/ledger",
+			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "warmpool/advise", "proxy/ledger",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
@@ -82,7 +83,7 @@ func fences() map[string][]string {
 		"github.com/valyala/fasthttp":             {"proxy"},
 		"go.yaml.in/yaml/v4":                      {"config", "config/foreign", "loadtest/scenario"},
 		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
-		"gonum.org/v1/plot":                       {"warmpool/simulate/report"},
+		"gonum.org/v1/plot":                       {"warmpool/simulate/report", "warmpool/advise"},
 		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
 		"modernc.org/sqlite":                      {"proxy/ledger"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},

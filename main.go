@@ -33,6 +33,7 @@ type verbs struct {
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`
 	GPUs     gpusCmd          `cmd:"" name:"gpus" help:"Show GPUs: who holds their memory, how busy they are, and whether they are well."`
 	Usage    usageCmd         `cmd:"" help:"Show who used how much of the GPUs, and what it cost, by tenant, model and more."`
+	Advise   adviseCmd        `cmd:"" help:"Say what models would cost always on, scaled to zero, or serverless, and what to keep on."`
 	Loadtest loadtestCmd      `cmd:"" help:"Put a load on a model server or a pilotlight, and measure what clients see."`
 	Simulate simulateCmd      `cmd:"" help:"Replay recorded demand against policies of the warm pool, in virtual time: cold starts, and memory held for nothing."`
 	NVML     nvmlCmd          `cmd:"" name:"nvml" hidden:""`

@@ -105,3 +105,28 @@ func answersOf(t *testing.T, rounds int, long time.Duration, edges ...*pilotligh
 	all.Wait()
 	return answered
 }
+
+// TestAdviceOnARecordingAndOnALedger: both are read, and what comes out is what a replay by brute force says.
+func TestAdviceOnARecordingAndOnALedger(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	p := serve(t, state, simulated(t, sim{name: "m", args: "--load 10ms", backend: "slots: 8, memory: 1GiB"}))
+	answered := answersOf(t, 1, 0, p)
+	eventually(t, "the requests are written down", func() bool { return usage(t, "--admin", p.admin.Addr).Total.OK == answered[0] })
+	for name, args := range map[string][]string{
+		"recording": {"--trace", "warmpool/advise/testdata/servegen.csv"}, "edge": {"--admin", p.admin.Addr}, "file": {filepath.Join(state, "pilotlight", "ledger.db")},
+	} {
+		args = append([]string{"advise", "--json", "--check", "--prices", "deploy/prices/runpod-h100.yaml", "--svg", filepath.Join(t.TempDir(), "a.svg")}, args...)
+		var reports []struct {
+			Models []struct{ Requests int64 }
+			Total  struct{ Requests int64 }
+			OffBy  float64 `json:"off_by"`
+		}
+		out := run(t, "", []string{raceOptions}, binary(t), args...)
+		if err := json.Unmarshal(out, &reports); err != nil || len(reports) != 1 || len(reports[0].Models) == 0 || reports[0].OffBy > 0.01 {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		} else if got := reports[0].Total.Requests; name != "recording" && got != answered[0] {
+			t.Errorf("%s: got %d requests, want %d", name, got, answered[0])
+		}
+	}
+}
