@@ -26,11 +26,12 @@ type simulateCmd struct {
 	Trace       string   `required:"" placeholder:"FILE" group:"Demand" help:"What was asked for, and when; gzip or not. Formats: below."`
 	MeasureFrom span     `placeholder:"TIME" default:"0s" group:"Demand" help:"What arrives earlier is learned from and not counted, such as 8h or 4d (${default})."`
 	Policy      []string `sep:"none" placeholder:"NAME[:k=v]" group:"Policies" help:"Policy to try; repeat it for more. Default: several settings of each."`
-	Load        loads    `placeholder:"TIME" default:"30s" group:"Policies" help:"How long a load takes (${default}), or disk=30s,host=2s: from the host's memory too, once a model was loaded."`
+	Load        loads    `placeholder:"TIME" group:"Policies" help:"How long a load takes, or disk=30s,host=2s: from the host's memory too, once a model was loaded. Default: 30s, and with --memory by size."`
 
 	WaitPrice float64 `default:"0.067" placeholder:"MONEY" group:"Policies" help:"What a second is worth that somebody waits for a load (${default})."`
 	GPUPrice  float64 `name:"gpu-price" default:"2" placeholder:"MONEY" group:"Policies" help:"What an hour costs in which a model holds its GPU without work (${default})."`
 
+	poolFlags
 	simulateOut
 }
 
@@ -51,7 +52,8 @@ live. Every policy trades cold starts against memory that is held for nothing; t
 
   pilotlight simulate --trace access.log                                    what would our own last days have cost?
   pilotlight simulate --trace demand.csv.gz --measure-from 4d --html r.html  after four days of learning; with a picture
-  pilotlight simulate --trace demand.csv --policy fixed:idle=10m --policy ttl:k=60m --load 45s
+  pilotlight simulate --trace demand.csv --policy fixed:idle=10m --policy predictive:k=60m --load 45s
+  pilotlight simulate --trace access.log --memory gpu=160GiB,host=512GiB -c pilotlight.yaml   what would this much memory do?
 
 A trace is a table (model,start_s,duration_s and maybe requests, how many arrive at once), the log of pilotlight serve, or a published recording: Azure
 Functions 2019 (an active minute is a busy one), sessions from ServeGen, Azure LLM 2023, Mooncake. The last two name no model: all is one.
@@ -116,6 +118,8 @@ func defaultPolicies() []string {
 	return []string{
 		"fixed:idle=2m", "fixed:idle=5m", "fixed:idle=10m", "fixed:idle=20m", "fixed:idle=60m", "fixed:idle=2h", "fixed:idle=4h", "fixed:idle=24h",
 		"hybrid:range=1h", "hybrid:range=2h", "hybrid:range=4h", "hybrid:range=8h", "ttl:k=10m", "ttl:k=60m", "ttl:k=4h", "ttl:k=16h",
+		"predictive:k=1m", "predictive:k=2m", "predictive:k=5m", "predictive:k=10m", "predictive:k=20m", "predictive:k=60m", "predictive:k=2h", "predictive:k=4h", "predictive:k=8h",
+		"predictive:k=16h", "predictive:k=48h",
 		"clairvoyant:keep=10m", "clairvoyant:keep=60m", "clairvoyant:keep=4h", "oracle",
 	}
 }
@@ -125,7 +129,17 @@ func (c *simulateCmd) Run(ctx context.Context) error {
 	if c.WaitPrice < 0 || c.GPUPrice < 0 {
 		return errors.New("--wait-price and --gpu-price may not be negative")
 	}
-	if len(c.Policy) == 0 {
+	fixed := c.Memory.gpu != quantity{}
+	if !fixed && (c.Config != "" || c.Rare > 0) {
+		return errors.New("--config and --rare are for --memory: without, a model is a model, whatever its size")
+	}
+	if fixed && (c.SVG != "" || c.PNG != "") {
+		return errors.New("with --memory there is no frontier to draw")
+	}
+	switch {
+	case len(c.Policy) == 0 && fixed:
+		c.Policy = defaultRankers()
+	case len(c.Policy) == 0:
 		c.Policy = defaultPolicies()
 	}
 	policies := make([]policy.Policy, len(c.Policy))
@@ -138,6 +152,12 @@ func (c *simulateCmd) Run(ctx context.Context) error {
 	demand, format, err := readDemand(c.Trace)
 	if err != nil {
 		return err
+	}
+	if fixed {
+		return c.pool(ctx, demand, c.describe(demand, format))
+	}
+	if c.Load.disk == 0 {
+		c.Load.disk = 30 * time.Second
 	}
 	p := c.describe(demand, format)
 	if p.Rows, err = c.replay(ctx, demand, policies); err != nil {

@@ -7,17 +7,24 @@ type Ranker interface {
 	Policy
 	// Worth is that of keeping an idle model where it is. What is worth the least goes first; values of the same Now compare.
 	Worth(h Holding) float64
-	// Evicted says that a model had to go, which was worth so much.
-	Evicted(model string, worth float64)
+	// Evicted says that a model had to go, which was worth so much: to the host's memory, or to disk.
+	Evicted(h Holding, worth float64, toDisk bool)
+}
+
+// Foresighted is a Ranker whose worths are of the time to come, so that models may be loaded for them before somebody asks.
+type Foresighted interface {
+	Ranker
+	Ahead() bool
 }
 
 // Holding is the memory that an idle model holds.
 type Holding struct {
-	Model string
-	Now   time.Time
-	Idle  time.Time     // since when
-	Size  int64         // bytes
-	Miss  time.Duration // how much longer its next wake takes if it must go
+	Model  string
+	Now    time.Time
+	Idle   time.Time     // since when
+	Asleep bool          // it is the host's memory, not that of a GPU
+	Size   int64         // bytes
+	Miss   time.Duration // how much longer its next wake takes if it must go
 }
 
 // lru keeps everything for as long as there is memory; then those that were used least recently go first.
@@ -28,7 +35,7 @@ func newLRU(*settings) Policy { return lru{} }
 func (lru) Arrived(string, time.Time, int) {}
 func (lru) Ended(string, time.Time)        {}
 func (lru) Day(time.Time)                  {}
-func (lru) Evicted(string, float64)        {}
+func (lru) Evicted(Holding, float64, bool) {}
 func (lru) Worth(h Holding) float64        { return -h.Now.Sub(h.Idle).Seconds() }
 func (lru) Decide(q Question) Decision     { return kept(q) }
 
@@ -41,15 +48,26 @@ func kept(q Question) Decision {
 }
 
 // gdsf is greedy dual size frequency, as FaasCache has it (Fuerst and Sharma, ASPLOS 2021): a clock, plus how often the model was used times what a miss
-// costs by its size. The clock moves to the worth of what was evicted last, so that what was used much and long ago goes in the end.
+// costs by its size. The clock, one for GPUs and one for the host's memory, moves to the worth of what was evicted last, so that what was used much and
+// long ago goes in the end. What is in no memory any more has lost its count.
 type gdsf struct {
-	clock  float64
+	clocks clocks
 	models map[string]*often
 }
 
+// clocks are that of GPUs and that of the host's memory.
+type clocks [2]float64
+
+func (h Holding) tier() int {
+	if h.Asleep {
+		return 1
+	}
+	return 0
+}
+
 type often struct {
-	used  float64
-	clock float64 // when it was used last
+	used   float64
+	clocks clocks // when it was used last
 }
 
 func newGDSF(*settings) Policy { return &gdsf{models: map[string]*often{}} }
@@ -61,24 +79,26 @@ func (g *gdsf) Arrived(model string, _ time.Time, _ int) {
 		g.models[model] = m
 	}
 	m.used++
-	m.clock = g.clock
+	m.clocks = g.clocks
 }
 
 func (*gdsf) Ended(string, time.Time)    {}
 func (*gdsf) Day(time.Time)              {}
 func (*gdsf) Decide(q Question) Decision { return kept(q) }
 
+// Worth is by gibibytes.
 func (g *gdsf) Worth(h Holding) float64 {
 	m := g.models[h.Model]
 	if m == nil || h.Size <= 0 {
-		return g.clock
+		return g.clocks[h.tier()]
 	}
-	return m.clock + m.used*h.Miss.Seconds()/(float64(h.Size)/(1<<30))
+	return m.clocks[h.tier()] + m.used*h.Miss.Seconds()/(float64(h.Size)/(1<<30))
 }
 
-func (g *gdsf) Evicted(model string, worth float64) {
-	g.clock = max(g.clock, worth)
-	if m := g.models[model]; m != nil {
+func (g *gdsf) Evicted(h Holding, worth float64, toDisk bool) {
+	clock := &g.clocks[h.tier()]
+	*clock = max(*clock, worth)
+	if m := g.models[h.Model]; m != nil && toDisk {
 		m.used = 0
 	}
 }

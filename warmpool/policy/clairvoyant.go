@@ -20,7 +20,7 @@ func (c *clairvoyant) Foresee(next func(model string, at time.Time) time.Time) {
 func (*clairvoyant) Arrived(string, time.Time, int) {}
 func (*clairvoyant) Ended(string, time.Time)        {}
 func (*clairvoyant) Day(time.Time)                  {}
-func (*clairvoyant) Evicted(string, float64)        {}
+func (*clairvoyant) Evicted(Holding, float64, bool) {}
 
 func (c *clairvoyant) Decide(q Question) Decision {
 	next := c.next(q.Model, q.Now)

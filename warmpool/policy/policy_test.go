@@ -145,8 +145,11 @@ func TestWhatIsWorthLeastGoesFirst(t *testing.T) {
 	if hold("once", 4, 20*time.Second) != 5 || hold("once", 8, 40*time.Second) != 5 {
 		t.Error("what is half as large, or takes twice as long to load, is not worth twice as much")
 	}
-	p.Evicted("often", 25)
+	p.Evicted(Holding{Model: "often"}, 25, true)
 	used(p, "new")
+	if got := hold("often", 8, 20*time.Second); got != 0 {
+		t.Errorf("what is on disk is worth %v", got)
+	}
 	if got := hold("new", 8, 20*time.Second); got != 27.5 {
 		t.Errorf("after an eviction a new one is worth %v: the clock has not moved", got)
 	}

@@ -9,12 +9,11 @@ import (
 
 // What the decisions of predictive rest on beside the forecast.
 const (
-	shortSleep  = time.Minute      // a sleep should last for so much longer than the load after it
-	loadPart    = 0.6              // of its load time must be won before a model is woken ahead, since most stay awake for more than a minute
-	mostAhead   = 40               // minutes that are looked at
-	relook      = 10 * time.Minute // while nothing is learned
-	worthWithin = 10 * time.Minute // where memory is short
-	knownFor    = 48 * time.Hour   // before rates are known well enough for alpha
+	shortSleep = time.Minute      // a sleep should last for so much longer than the load after it
+	loadPart   = 0.6              // of its load time must be won before a model is woken ahead, since most stay awake for more than a minute
+	mostAhead  = 40               // minutes that are looked at
+	relook     = 10 * time.Minute // while nothing is learned
+	knownFor   = 48 * time.Hour   // before rates are known well enough for alpha
 )
 
 // predictive keeps a model for as long as the chance of an arrival is worth it, by the learned forecast, and wakes it so that its load ends in time.
@@ -50,15 +49,6 @@ func (p *predictive) Day(now time.Time) {
 		p.usual = p.forecast.UsualRate(now)
 	}
 }
-
-// Worth is how many seconds of waiting a GiB is expected to spare within the next minutes.
-func (p *predictive) Worth(h Holding) float64 {
-	chance := p.forecast.Chance(h.Model, h.Now, worthWithin)
-	return chance * h.Miss.Seconds() / (float64(max(h.Size, 1)) / (1 << 30))
-}
-
-// Evicted changes nothing.
-func (p *predictive) Evicted(string, float64) {}
 
 func (p *predictive) Decide(q Question) Decision {
 	if q.Idle.IsZero() {

@@ -2,11 +2,13 @@ package simulate
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"math"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -71,8 +73,62 @@ func NewDemand(began time.Time, all iter.Seq[Use]) (*Demand, error) {
 	return d, nil
 }
 
+// each hands over all uses in order, unless ctx ends, and counts them.
+func (d *Demand) each(ctx context.Context, handled *atomic.Int64, one func(use)) error {
+	const often = 1 << 10
+	for i, u := range d.uses {
+		if i%often == 0 {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("the simulation was ended: %w", err)
+			}
+			if handled != nil {
+				handled.Add(int64(min(often, len(d.uses)-i)))
+			}
+		}
+		one(u)
+	}
+	return nil
+}
+
 // Rows is how many uses there are.
 func (d *Demand) Rows() int { return len(d.uses) }
+
+// busy is for how long each model is busy from a time on.
+func (d *Demand) busy(from time.Duration) []time.Duration {
+	busy, end := make([]time.Duration, len(d.Models)), make([]time.Duration, len(d.Models))
+	for _, u := range d.uses {
+		begin := max(u.at, end[u.model], from)
+		end[u.model] = max(end[u.model], u.at+u.took)
+		busy[u.model] += max(0, end[u.model]-begin)
+	}
+	return busy
+}
+
+// Rarely is the demand for those models that are busy for less than a share of the time that begins with from.
+func (d *Demand) Rarely(share float64, from time.Duration) (*Demand, error) {
+	busy, most := d.busy(from), time.Duration(share*float64(d.Length-from))
+	rarely, err := NewDemand(d.Began, func(yield func(Use) bool) {
+		for _, u := range d.uses {
+			if busy[u.model] < most && !yield(Use{d.Models[u.model], u.at, u.took, u.requests}) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("no model is busy for less than %.3g %% of the time: %w", 100*share, err)
+	}
+	rarely.Length = d.Length
+	return rarely, nil
+}
+
+// Working is how much memory the models take that are busy, on average from a time on.
+func (d *Demand) Working(size func(model string) int64, from time.Duration) int64 {
+	sum := 0.0
+	for i, busy := range d.busy(from) {
+		sum += float64(size(d.Models[i])) * busy.Seconds()
+	}
+	return int64(sum / (d.Length - from).Seconds())
+}
 
 // arrivals are the times of each model's uses, in order: what a clairvoyant knows.
 func (d *Demand) arrivals() map[string][]time.Duration {

@@ -37,18 +37,11 @@ func Run(ctx context.Context, d *Demand, p policy.Policy, o Options) (*Result, e
 	for i, name := range d.Models {
 		w.models[i] = model{name: name, place: -1, number: i}
 	}
-	const often = 1 << 10
-	for i, u := range d.uses {
-		if i%often == 0 {
-			if err := ctx.Err(); err != nil {
-				return nil, fmt.Errorf("the simulation was ended: %w", err)
-			}
-			w.handled(min(often, len(d.uses)-i))
-		}
+	err := d.each(ctx, o.Handled, func(u use) {
 		w.until(u.at)
 		w.arrive(&w.models[u.model], u)
-	}
-	return w.result(), nil
+	})
+	return w.result(), err
 }
 
 // model is one model of the world.
@@ -89,12 +82,6 @@ type world struct {
 	day    time.Duration // the next end of a day
 	models []model
 	agenda agenda
-}
-
-func (w *world) handled(n int) {
-	if w.Handled != nil {
-		w.Handled.Add(int64(n))
-	}
 }
 
 // until lets pass all that is due before a time.

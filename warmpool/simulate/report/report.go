@@ -180,7 +180,11 @@ func (p *Report) JSON(w io.Writer) error {
 	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")
 	if p.Pool != nil {
-		return out.Encode(p.Pool)
+		all := []poolObject{}
+		for i := range p.Pool {
+			all = append(all, p.Pool[i].object())
+		}
+		return out.Encode(all)
 	}
 	type object struct {
 		Policy string  `json:"policy"`
