@@ -89,12 +89,15 @@ type Begins interface {
 type Backend struct {
 	ID     string
 	Node   string
-	Tier   router.Tier // where its weights are, or are going while it moves
-	Moving bool        // a wake or a sleep is under way: it is left alone
-	Since  time.Time   // when it came there
-	GPU    int64       // bytes that it holds of GPU memory when ready
-	Host   int64       // bytes that it holds of the host's memory while asleep there; 0: it cannot sleep there
-	Wake   map[router.Tier]time.Duration
+	Tier   router.Tier                   // where its weights are, or are going while it moves
+	Moving bool                          // a wake or a sleep is under way: it is left alone
+	Since  time.Time                     // when it came there
+	GPU    int64                         // bytes that it holds of GPU memory when ready
+	Host   int64                         // bytes that it holds of the host's memory while asleep there; 0: it cannot sleep there
+	Wake   map[router.Tier]time.Duration // how long one takes, from OnDisk and from OnHost
+
+	// Residual is what it still holds of GPU memory while asleep on the host, bytes.
+	Residual int64
 
 	CannotSleep bool // nobody can take it off its GPU
 	CannotStop  bool // nobody can take it off the host's memory

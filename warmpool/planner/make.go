@@ -2,7 +2,6 @@ package planner
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -11,22 +10,60 @@ import (
 
 // Make says what should become of every backend. It is pure: the same input gives the same plan, whatever the order of models, backends and nodes.
 //
-// For each model it asks first what people have said (Rules), then the policy, which of its backends should be on their GPUs. What need not be is kept
-// in the host's memory for as long as that costs less than the longer wakes it spares. Then each node is made to fit its memory.
+// For each model people's rules, then the policy, say how many of its backends should be on their GPUs. What need not be leaves. What people's rules
+// ask for takes the place of whatever the policy alone keeps. What the policy would wake ahead takes free memory, or that of
+// others worth much less, the most worth of a GiB first and within the budget. What is not on a GPU stays in the host's memory for as long as that costs
+// less than the longer wakes it spares, and while there is room.
 func Make(in *Input) Plan {
-	p := &plan{in: in, Plan: Plan{Made: in.Now, DryRun: in.DryRun, ColdStart: in.Prices.ColdStart}}
-	models := slices.Clone(in.Models)
-	slices.SortFunc(models, func(a, b Model) int { return cmp.Compare(a.Name, b.Name) })
-	for i := range models {
-		p.model(&models[i])
+	p := &plan{in: in, Plan: Plan{Made: in.Now, DryRun: in.DryRun, ColdStart: in.coldStart()}, usual: in.usualRate(), hour: map[*Model]float64{}}
+	p.Loads = in.loads()
+	p.count()
+	models := make([]*Model, len(in.Models))
+	for i := range in.Models {
+		models[i] = &in.Models[i]
 	}
+	slices.SortFunc(models, func(a, b *Model) int { return cmp.Compare(a.Name, b.Name) })
+	for _, m := range models {
+		p.model(m)
+	}
+	p.relieve()
+	p.wakes()
+	p.hosts()
+	for _, u := range p.units {
+		p.Items = append(p.Items, u.item)
+	}
+	slices.SortStableFunc(p.Items, func(a, b Item) int {
+		return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Backend, b.Backend))
+	})
 	return p.Plan
 }
 
 // plan is a Plan in the making.
 type plan struct {
 	Plan
-	in *Input
+	in    *Input
+	usual float64 // the median model's rate, for Alpha
+	nodes map[string]*room
+	units []*unit
+	calls []*call
+	hour  map[*Model]float64 // the chance of each within the hour, once asked
+}
+
+// unit is one backend in the making of a plan.
+type unit struct {
+	m    *Model
+	b    *Backend
+	room *room
+	item Item
+
+	held  bool    // nobody's memory need moves it off its GPU
+	worth float64 // money an hour that its being on its GPU is expected to spare
+}
+
+// call asks for one more backend of a model on a GPU.
+type call struct {
+	wish
+	units []*unit // that may answer, the best first
 }
 
 // again says that the plan must be made anew by then.
@@ -36,29 +73,39 @@ func (p *plan) again(at time.Time) {
 	}
 }
 
-// wish is how many backends of a model should be on their GPUs, and why.
-type wish struct {
-	awake int
-	rule  Rule
-	why   string
-	ahead bool // it is the policy's wish, not people's
-}
-
-// model plans the backends of one model.
+// model takes in the backends of one model: what stays, what leaves, and what is asked for.
 func (p *plan) model(m *Model) {
-	backends := slices.Clone(m.Backends)
+	backends := make([]*Backend, len(m.Backends))
+	for i := range m.Backends {
+		backends[i] = &m.Backends[i]
+	}
 	slices.SortFunc(backends, m.preferred)
 	w := p.wish(m)
-	for i := range backends {
-		b := &backends[i]
-		p.Items = append(p.Items, p.item(m, b, w, i < w.awake))
+	asked := call{wish: w}
+	stays := 0
+	for _, b := range backends {
+		u := p.unit(m, b, &w)
+		switch {
+		case b.Tier != router.OnGPU:
+			if !b.Moving {
+				asked.units = append(asked.units, u)
+			}
+		case b.Moving || p.stays(u, &w, stays):
+			stays++
+		default:
+			p.leave(u, w.rule, w.why)
+		}
 	}
-	slices.SortFunc(p.Items[len(p.Items)-len(backends):], func(a, b Item) int { return cmp.Compare(a.Backend, b.Backend) })
+	if len(asked.units) > 0 {
+		for range min(w.awake-stays, len(asked.units)) {
+			p.calls = append(p.calls, &asked)
+		}
+	}
 }
 
 // preferred orders backends of one model by which should be awake first.
-func (m *Model) preferred(a, b Backend) int {
-	pinned := func(b Backend) int {
+func (m *Model) preferred(a, b *Backend) int {
+	pinned := func(b *Backend) int {
 		if m.Rules.Pin == "" || b.Node == m.Rules.Pin {
 			return 0
 		}
@@ -72,106 +119,73 @@ func (m *Model) preferred(a, b Backend) int {
 	)
 }
 
-// item is what should become of one backend.
-func (p *plan) item(m *Model, b *Backend, w wish, awake bool) Item {
-	it := Item{
+// unit begins with a backend that stays where it is.
+func (p *plan) unit(m *Model, b *Backend, w *wish) *unit {
+	u := &unit{m: m, b: b, room: p.room(b.Node)}
+	u.worth = p.worth(u)
+	u.item = Item{
 		Model: m.Name, Backend: b.ID, Node: b.Node, Now: b.Tier, Want: b.Tier, Chance: m.Decision.Chance, Next: m.Decision.Next,
-		Rule: w.rule, Why: w.why,
+		Rule: w.rule, Why: w.why, KeepCost: p.keepCost(b), SleepCost: p.sleepCost(u),
 	}
+	if b.Moving {
+		u.held, u.item.Rule, u.item.Why = true, RuleMoving, "it is on its way"
+	}
+	p.units, u.room.units = append(p.units, u), append(u.room.units, u)
+	return u
+}
+
+// stays says whether a backend that is on its GPU, with so many of its model before it, stays there.
+func (p *plan) stays(u *unit, w *wish, before int) bool {
+	young := u.b.Since.Add(2 * u.b.Wake[u.b.rests()])
 	switch {
-	case b.Moving:
-		it.Rule, it.Why = RuleMoving, "it is on its way"
-	case awake:
-		it.Want = router.OnGPU
-	case b.Tier == router.OnGPU && m.Busy:
-		it.Rule, it.Why = RuleBusy, "requests are in flight"
-	case b.Tier == router.OnGPU && b.CannotSleep:
-		it.Rule, it.Why = RuleFixed, "nobody can take it off its GPU"
-	case b.Tier == router.OnGPU && b.Host > 0:
-		it.Want = router.OnHost
-	case b.Tier == router.OnGPU && !b.CannotStop:
-		it.Want = router.OnDisk
+	case before < w.awake:
+		u.held = urgency(w.rule) >= 0
+	case u.m.Busy:
+		u.held, u.item.Rule, u.item.Why = true, RuleBusy, "requests are in flight"
+	case u.b.CannotSleep:
+		u.held, u.item.Rule, u.item.Why = true, RuleFixed, "nobody can take it off its GPU"
+	case w.rule == RuleForecast && p.in.Now.Before(young):
+		u.held, u.item.Why = true, "it came only just now"
+		p.again(young)
+	default:
+		return false
 	}
-	if it.Want != it.Now {
-		it.At, it.Ahead = p.in.Now, it.Want == router.OnGPU && w.ahead
-	}
-	return it
+	u.held = u.held || u.m.Busy || u.b.CannotSleep || p.in.Now.Before(young)
+	return true
 }
 
-// wish asks people's rules, then the policy.
-func (p *plan) wish(m *Model) wish {
-	r := &m.Rules
-	awake := 0
-	for _, b := range m.Backends {
-		if b.Tier == router.OnGPU {
-			awake++
-		}
+// rests is the tier to which a backend goes from its GPU, by what it can do.
+func (b *Backend) rests() router.Tier {
+	if b.Host > 0 {
+		return router.OnHost
 	}
-	w := p.demand(m)
-	switch {
-	case r.NeverSleep && awake >= w.awake:
-		w = wish{awake: max(1, awake), rule: RuleNeverSleep, why: "never_sleep"}
-	case w.awake < r.Min:
-		w = wish{awake: r.Min, rule: RuleMin, why: fmt.Sprintf("min: %d", r.Min)}
-	}
-	if r.Max > 0 && w.awake > r.Max {
-		w.awake, w.rule, w.why = r.Max, RuleMax, fmt.Sprintf("max: %d", r.Max)
-	}
-	return w
+	return router.OnDisk
 }
 
-// demand is what is wished beyond min and never_sleep.
-func (p *plan) demand(m *Model) wish {
-	now, d := p.in.Now, m.Decision
-	if m.Busy || m.Waiting > 0 {
-		return wish{awake: 1, rule: RuleBusy, why: "requests are in flight or wait"}
+// leave takes a unit off its GPU, if it can be: to the host's memory first.
+func (p *plan) leave(u *unit, rule Rule, why string) {
+	to := u.b.rests()
+	if to == router.OnDisk && u.b.CannotStop {
+		u.held, u.item.Rule, u.item.Why = true, RuleFixed, "it can neither sleep nor be stopped"
+		return
 	}
-	window, opens, change := m.Rules.window(now)
-	p.again(change)
-	if window != nil && window.Asleep {
-		return wish{rule: RuleSchedule, why: fmt.Sprintf("asleep by schedule %s until %s", window.Name, change.Format(time.DateTime))}
-	}
-	if window != nil {
-		return wish{awake: 1, rule: RuleSchedule, why: fmt.Sprintf("awake by schedule %s", window.Name)}
-	}
-	if ahead := opens.Add(-m.soonest()); !opens.IsZero() {
-		p.again(ahead)
-		if !now.Before(ahead) {
-			return wish{awake: 1, rule: RuleSchedule, why: fmt.Sprintf("a schedule begins at %s", opens.Format(time.DateTime))}
-		}
-	}
-	if m.Rules.IdleTime > 0 {
-		return p.fixed(m)
-	}
-	p.again(d.Until)
-	if d.Warm {
-		return wish{awake: 1, rule: RuleForecast, why: d.Why, ahead: true}
-	}
-	return wish{rule: RuleForecast, why: d.Why}
+	u.room.gpu += u.b.GPU - u.b.residual(to)
+	u.room.host -= u.b.hosted(to)
+	u.item.Want, u.item.At, u.item.Rule, u.item.Why = to, p.in.Now, rule, why
 }
 
-// fixed keeps a model awake for its idle time.
-func (p *plan) fixed(m *Model) wish {
-	until := m.Idle.Add(m.Rules.IdleTime)
-	if m.Idle.IsZero() || !p.in.Now.Before(until) {
-		return wish{rule: RuleIdleTime, why: fmt.Sprintf("idle for %s", m.Rules.IdleTime)}
+// residual is what it holds of GPU memory in a tier other than its GPU.
+func (b *Backend) residual(t router.Tier) int64 {
+	if t == router.OnHost {
+		return min(b.Residual, b.GPU)
 	}
-	p.again(until)
-	awake := 0
-	for _, b := range m.Backends {
-		if b.Tier == router.OnGPU {
-			awake = 1
-		}
-	}
-	return wish{awake: awake, rule: RuleIdleTime, why: fmt.Sprintf("idle_time %s, until %s", m.Rules.IdleTime, until.Format(time.TimeOnly))}
+	return 0
 }
 
-// soonest is how long the quickest wake of any of the model's backends takes.
-func (m *Model) soonest() (wake time.Duration) {
-	for i, b := range m.Backends {
-		if is := b.Wake[b.Tier]; i == 0 || is < wake {
-			wake = is
-		}
+// hosted is what it holds of the host's memory in a tier.
+func (b *Backend) hosted(t router.Tier) int64 {
+	if t == router.OnHost {
+		return b.Host
 	}
-	return wake
+	return 0
 }

@@ -26,9 +26,9 @@ type Item struct {
 	At      time.Time   `json:"at"` // when to begin; zero: it stays where it is
 	Rule    Rule        `json:"rule"`
 	Why     string      `json:"why"`
-	Chance  float64     `json:"chance"` // of an arrival in the next minute; -1: not known
-	Next    time.Time   `json:"next"`   // of the next expected request; zero: not known
-	Ahead   bool        `json:"ahead,omitempty"`
+	Chance  float64     `json:"chance"`          // of an arrival in the next minute; -1: not known
+	Next    time.Time   `json:"next"`            // of the next expected request; zero: not known
+	Ahead   bool        `json:"ahead,omitempty"` // a wake before anybody asked, that counts against the budget
 
 	KeepCost  float64 `json:"keep_cost"`  // money over the next hour if it is on its GPU
 	SleepCost float64 `json:"sleep_cost"` // and if it is not
@@ -39,9 +39,9 @@ type Rule string
 
 // The rules, as people write them where they are theirs.
 const (
-	RuleBusy       Rule = "busy"        // requests are in flight or wait
-	RuleMoving     Rule = "moving"      // it is on its way
-	RuleNeverSleep Rule = "never_sleep" //
+	RuleBusy       Rule = "busy"   // requests are in flight or wait
+	RuleMoving     Rule = "moving" // it is on its way
+	RuleNeverSleep Rule = "never_sleep"
 	RuleMin        Rule = "min"
 	RuleMax        Rule = "max"
 	RuleSchedule   Rule = "schedule"

@@ -1,0 +1,80 @@
+package forecast
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// busyFleet is some models over three weeks, each with as many uses as one of ServeGen's clients has in that time.
+func busyFleet(models int) (f *Forecast, now time.Time) {
+	f = New()
+	rng := rand.New(rand.NewPCG(7, 7))
+	const days, uses = 21, 350
+	now = monday.AddDate(0, 0, days)
+	for i := range models {
+		t := &track{name: fmt.Sprintf("model-%d", i), born: monday.Unix() / minute}
+		at := monday.Unix()
+		for at < now.Unix() {
+			t.history = append(t.history, session{at, int32(10 + rng.IntN(60)), 1})
+			at += 70 + int64(rng.ExpFloat64()*rng.ExpFloat64()*days*86400/uses)
+		}
+		f.tracks[t.name], f.order = t, append(f.order, t)
+		f.sessions += len(t.history)
+	}
+	f.moment.born = monday.Unix() / minute
+	f.replay()
+	return f, now
+}
+
+// BenchmarkRefit learns from three weeks of history. The first fit, from nothing, is not in it; live-MB is what all is held in.
+func BenchmarkRefit(b *testing.B) {
+	for _, models := range []int{300, 3000} {
+		b.Run(fmt.Sprint(models), func(b *testing.B) {
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			f, now := busyFleet(models)
+			f.Refit(now)
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportAllocs()
+			for b.Loop() {
+				f.Refit(now)
+			}
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "live-MB")
+		})
+	}
+}
+
+// BenchmarkMinute forecasts one minute of one model.
+func BenchmarkMinute(b *testing.B) {
+	f, now := busyFleet(300)
+	f.Refit(now)
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Minute(f.order[i%300].name, now.Add(time.Duration(i%1000)*time.Minute), 0)
+		i++
+	}
+}
+
+// BenchmarkSave writes and reads what 300 models have learned, within what Consul's KV takes.
+func BenchmarkSave(b *testing.B) {
+	f, now := busyFleet(300)
+	f.Refit(now)
+	var blob []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		var err error
+		if blob, err = f.Save(384 << 10); err != nil {
+			b.Fatal(err)
+		}
+		if _, err = Load(blob); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(blob))/1024, "KiB")
+}
