@@ -9,7 +9,7 @@ const (
 	ridge      = 3.0  // of all but the bias, on features of unit variance
 	mostRounds = 12   //
 	curvature  = 8000 // rows that the Hessian is taken from
-	converged  = 2e-5 // share of the loss that a round must gain
+	converged  = 2e-5 // share of the loss that a round must promise to gain
 )
 
 // fit is an expert while it learns: rows are standardised in place.
@@ -101,9 +101,14 @@ func (f *fit) newton(near bool) {
 		if h == nil || !near && round < 4 {
 			h = f.hessian(round)
 		}
-		step := slope
+		step, gain := slope, 0.0
 		solve(h, step[:])
-		before := loss
+		for k := range step {
+			gain += step[k] * slope[k] / 2
+		}
+		if gain < converged*loss && (near || round > 3) {
+			return
+		}
 		for part := 1.0; part > 1e-2; part /= 2 {
 			w := f.w
 			for k := range w {
@@ -114,9 +119,6 @@ func (f *fit) newton(near bool) {
 				break
 			}
 			h = nil // too far: it is curved otherwise here
-		}
-		if before-loss < converged*before && h != nil && (near || round > 3) {
-			return
 		}
 	}
 }

@@ -9,8 +9,8 @@ import (
 
 // How much one refit looks at, and how.
 const (
-	mostQuiet   = 25000            // minutes without an arrival, for each expert
-	mostArrived = 15000            // minutes with one
+	mostQuiet   = 15000            // minutes without an arrival, for each expert
+	mostArrived = 10000            // minutes with one
 	halfLife    = 7 * day * minute // seconds after which a minute counts half as much
 	leastRows   = 60               // with fewer an expert learns nothing
 	leastCame   = 30               // arrivals in any of the rows, likewise
@@ -115,6 +115,7 @@ func (d *draw) shares() {
 	for e := range experts {
 		d.quiet[e] = min(1, mostQuiet/max(1, quiet[e]))
 		d.arrived[e] = min(1, mostArrived/max(1, arrived[e]))
+		d.samples[e] = make([]sample, 0, int(1.05*(min(quiet[e], mostQuiet)+min(arrived[e], mostArrived)))+100)
 	}
 }
 
