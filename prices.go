@@ -88,12 +88,8 @@ func (s site) openLedger(ctx context.Context, edge string, p *pricer, registry p
 	if !s.cfg.Ledger.Keep {
 		return nil, nil
 	}
-	currency := ""
-	if s.cfg.Prices != nil {
-		currency = s.cfg.Prices.Currency
-	}
 	l, err := ledger.New(ctx, ledger.Options{
-		File: s.cfg.Ledger.File, Edge: edge, Retention: s.cfg.Ledger.Retention.Std(), Currency: currency, Log: s.log.With(slog.String("part", "ledger")), Rate: p.of,
+		File: s.cfg.Ledger.File, Edge: edge, Retention: s.cfg.Ledger.Retention.Std(), Currency: currency(s.cfg), Log: s.log.With(slog.String("part", "ledger")), Rate: p.of,
 	})
 	if err != nil {
 		return nil, err
@@ -102,6 +98,22 @@ func (s site) openLedger(ctx context.Context, edge string, p *pricer, registry p
 		Name: "pilotlight_ledger_dropped_total", Help: "What was not written down because too much was waiting for that.",
 	}, func() float64 { return float64(l.Dropped()) }))
 	return l, nil
+}
+
+// currency is that of all prices, and empty where nothing has one.
+func currency(cfg *config.Config) string {
+	if cfg.Prices == nil {
+		return ""
+	}
+	return cfg.Prices.Currency
+}
+
+// estimate is how answers say what they took.
+func estimate(l *ledger.Ledger) func(string, time.Duration) (time.Duration, int64) {
+	if l == nil {
+		return nil
+	}
+	return l.Estimate
 }
 
 // listeners are who hears of requests.

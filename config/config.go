@@ -37,6 +37,9 @@ type Config struct {
 	// Prices are what GPU time costs, for `pilotlight usage`, `pilotlight advise` and the headers that answers may have. Default: nothing
 	// has a price.
 	Prices *Prices `yaml:"prices,omitempty"`
+	// Timing says which answers tell what they took, in the headers Server-Timing and X-Pilotlight-Backend, -Wait-Ms, -Cold, -GPU-Ms and -Cost: asked,
+	// those to requests with the header X-Pilotlight-Timing: on; always, all of them; or never. Default asked.
+	Timing Timing `yaml:"timing"`
 	// Models are the names that clients ask for. Required, at least one, unless consul or agents are given, where more of them may be.
 	Models map[string]Model `yaml:"models"`
 }

@@ -33,6 +33,7 @@ func setDefaults(v any) {
 			},
 			Node:   Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
 			Ledger: defaultLedger(),
+			Timing: TimingAsked,
 		}
 	case *Ledger:
 		*v = defaultLedger()

@@ -126,6 +126,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 		},
 		Node:   Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
 		Ledger: Ledger{Keep: true, File: "/state/pilotlight/ledger.db", Retention: Duration(90 * 24 * time.Hour)},
+		Timing: TimingAsked,
 		Models: map[string]Model{"llama": {
 			ServedAs: "llama",
 			Backends: []Backend{{

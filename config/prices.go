@@ -177,3 +177,20 @@ func LoadPrices(file string) (*Prices, error) {
 	}
 	return p, nil
 }
+
+// Timing says which answers tell what they took.
+type Timing string
+
+// Which answers do.
+const (
+	TimingAsked  Timing = "asked"
+	TimingAlways Timing = "always"
+	TimingNever  Timing = "never"
+)
+
+// UnmarshalText reads which answers tell what they took.
+func (t *Timing) UnmarshalText(text []byte) error {
+	return oneOf(t, text, "choice of answers", timings())
+}
+
+func timings() []Timing { return []Timing{TimingAsked, TimingAlways, TimingNever} }

@@ -107,6 +107,8 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxWeight))}
 	case reflect.TypeFor[Price]():
 		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxPrice))}
+	case reflect.TypeFor[Timing]():
+		return enum(timings())
 	case reflect.TypeFor[Pay]():
 		return enum(pays())
 	case reflect.TypeFor[int]():

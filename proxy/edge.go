@@ -52,6 +52,12 @@ type Options struct {
 	Listeners []Listener
 	// ByClock has listeners hear of GPU time that the clock shares out, since nobody measures any.
 	ByClock bool
+	// Timing says which answers tell what they took. If empty, none.
+	Timing config.Timing
+	// Estimate guesses what a request took of GPUs from how long it was served, and what that costs, in billionths of Currency. If nil, nobody guesses.
+	Estimate func(backend string, served time.Duration) (gpu time.Duration, cost int64)
+	// Currency of costs. If empty, nothing has a price.
+	Currency string
 	// Shared says that the listener is from ListenShared: another edge may take over when this one shuts down, and no request
 	// must be lost then.
 	Shared bool
@@ -70,6 +76,9 @@ type Edge struct {
 	lines        io.Writer
 	metrics      *metrics
 	listeners    []Listener
+	timing       config.Timing
+	estimate     func(string, time.Duration) (time.Duration, int64)
+	currency     string
 	clock        *clock // nil: somebody measures GPU time, or nobody wants to know
 	watch        *watch
 	buffers      buffers
@@ -97,7 +106,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	if o.ByClock && len(o.Listeners) > 0 {
 		e.clock = &clock{}
 	}
@@ -145,6 +154,8 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		v.fail(no)
 		return
 	}
+	v.tells = v.edge.timing == config.TimingAlways || v.edge.timing == config.TimingAsked && v.head.timing
+	v.behind = v.tells && v.head.trailers
 	if v.conn.trusted {
 		v.Client = e.trusted.client(&v.head, v.conn.client)
 	}

@@ -291,6 +291,9 @@ func (v *visit) stream(p *passage, a *answer, n int) error {
 	if !v.begun {
 		v.Status = a.status
 		dst = a.appendTo(dst, p.framing, v.last)
+		if v.tells {
+			dst = append(v.appendTook(dst[:len(dst)-len(crlf)], p.framing), crlf...)
+		}
 	}
 	p.u.consume(n)
 	if err := v.pass(p, b, dst); err != nil || p.body.done {
@@ -310,7 +313,7 @@ func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
 	}
 	dst = p.framing.append(dst, data)
 	if p.body.done && p.framing == framed {
-		dst = appendEnd(dst, p.body.trailer)
+		dst = appendEnd(dst, v.took(p.body.trailer))
 	}
 	var left error
 	if len(dst) > 0 {

@@ -34,6 +34,8 @@ type head struct {
 	close     bool // the sender closes the connection after this message
 	sse       bool // the body is a stream of server-sent events
 	buffering bool // X-Accel-Buffering is given
+	timing    bool // the client wants to know what its request took
+	trailers  bool // and can be told behind the body
 	host      []byte
 	hosts     int // how often it is given
 	expect    []byte
@@ -71,6 +73,10 @@ func (h *head) scan(b []byte) error {
 // note takes in what one field says.
 func (h *head) note(name, value []byte) error {
 	switch len(name) {
+	case len("te"):
+		h.trailers = h.trailers || is(name, "te") && bytes.Contains(bytes.ToLower(value), []byte("trailers"))
+	case len(timingHeader):
+		h.timing = h.timing || is(name, "x-pilotlight-timing") && is(value, "on")
 	case len("host"):
 		if is(name, "host") {
 			h.host = value

@@ -50,7 +50,7 @@ func (s *stream) appendHead(dst []byte) []byte {
 		dst = appendField(dst, "Host", r.Host)
 	}
 	for name, values := range r.Header {
-		if name == "Host" || name == "Expect" || ofThisHop([]byte(name)) { // net/http says "100 Continue" itself
+		if name == "Host" || name == "Expect" || ofThisHop([]byte(name)) && name != "Te" { // net/http says "100 Continue" itself, and TE is for us
 			continue
 		}
 		for _, value := range values {

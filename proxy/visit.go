@@ -89,6 +89,8 @@ type visit struct {
 	to     destination
 	stayed bool // it could not overflow, and does not try again
 
+	tells   bool          // the answer says what it took
+	behind  bool          // or its trailer does, as far as only then it is known
 	clocked time.Duration // what the clock would have given it before it began
 }
 
