@@ -124,6 +124,19 @@ bench-routing: ## Time to the first token by how backends are picked, on recorde
 bench-consul: bin/consul ## What discovery costs an edge: 5,000 backends of 500 models on 200 nodes, in a real Consul
 	@go run ./loadtest/benchconsul $(ARGS)
 
+# Where recordings are that are too large to be kept here; docs/simulate.md says which.
+TRACES ?= ../shared/traces
+
+.PHONY: sim
+sim: ## The tables of docs/simulate.md: policies of the warm pool on the recordings in TRACES (../shared/traces)
+	@mkdir -p bin && go build -o bin/pilotlight .
+	TRACES=$(abspath $(TRACES)) go test ./warmpool/simulate -count=1 -run TestWholeRecordings
+	bin/pilotlight simulate --trace $(TRACES)/servegen/servegen_sessions_merge60s.csv.gz --measure-from 4d --html bin/servegen.html $(ARGS)
+	bin/pilotlight simulate --trace $(TRACES)/azure-functions-2019/functions.csv.gz --measure-from 8h --html bin/azure-functions.html $(ARGS)
+	bin/pilotlight simulate --trace $(TRACES)/servegen/servegen_sessions_merge60s.csv.gz --measure-from 4d --memory gpu=10%,host=16% --rare 10%
+	bin/pilotlight simulate --trace $(TRACES)/azure-functions-2019/functions.csv.gz --measure-from 8h --memory gpu=10%,host=16% --rare 10%
+	bin/pilotlight simulate --trace $(TRACES)/servegen/servegen_sessions_merge60s.csv.gz --measure-from 4d --memory gpu=10%,host=16%
+
 .PHONY: pgo
 pgo: ## Make default.pgo anew, by which the compiler knows what is hot: a profile of the edge under the load of bench-proxy
 	@mkdir -p bin; rm -f bin/pgo.*

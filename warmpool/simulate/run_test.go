@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -90,6 +91,21 @@ func TestFixedIdleTimesCostWhatTheyDo(t *testing.T) {
 		r := run(t, d, fmt.Sprintf("fixed:idle=%dm", c.minutes), Options{Load: 30 * time.Second, From: 96 * time.Hour})
 		if r.Starts != c.starts || r.Cold != c.cold || r.Requests != 116173491 || r.Idle.Seconds() != c.idle || r.Loads.Seconds() != c.loadings {
 			t.Errorf("fixed %d min: %+v, want %+v", c.minutes, r, c)
+		}
+	}
+}
+
+// TestWholeRecordings holds the same on the recording that the excerpt is from, where there is one; make sim says where.
+func TestWholeRecordings(t *testing.T) {
+	dir := os.Getenv("TRACES")
+	if dir == "" {
+		t.Skip("TRACES says where recordings are; make sim sets it")
+	}
+	d := demand(t, func() (*trace.Trace, error) { return trace.Open(dir + "/servegen/servegen_sessions_merge60s.csv.gz") })
+	for minutes, want := range map[int]Point{5: {9450, 2157}, 10: {6919, 2833}, 60: {2493, 6045}, 240: {1150, 10762}} {
+		r := run(t, d, fmt.Sprintf("fixed:idle=%dm", minutes), Options{Load: 30 * time.Second, From: 96 * time.Hour})
+		if got := r.Point(); math.Abs(got.Starts/want.Starts-1) > 0.01 || math.Abs(got.Waste/want.Waste-1) > 0.01 {
+			t.Errorf("fixed %d min: %+v, want %+v", minutes, got, want)
 		}
 	}
 }
