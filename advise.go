@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 	"pilotlight/loadtest/trace"
 	"pilotlight/proxy/ledger"
 	"pilotlight/warmpool/advise"
+	"pilotlight/warmpool/policy"
+	"pilotlight/warmpool/simulate"
 )
 
 // adviseCmd says what models would cost in other ways.
@@ -32,12 +35,13 @@ type adviseCmd struct {
 	Prices []string `type:"existingfile" placeholder:"FILE" group:"Prices and models" help:"What stands under prices in a configuration; repeat it to compare. deploy/prices has some."`
 	GPU    string   `name:"gpu" default:"default" placeholder:"NAME" group:"Prices and models" help:"The GPU whose price counts (${default})."`
 
-	Each  time.Duration `default:"2s" placeholder:"TIME" group:"Prices and models" help:"How long a request is served, where the demand does not say (${default})."`
-	Slots int           `placeholder:"N" group:"Prices and models" help:"Requests that a replica serves at once. Default: the configuration's, else 8."`
-	GPUs  int           `name:"gpus" placeholder:"N" group:"Prices and models" help:"GPUs of a replica. Default: the configuration's, else 1."`
-	Idle  time.Duration `placeholder:"TIME" group:"Prices and models" help:"How long an idle replica stays awake. Default: the configuration's idle_time, else 5m."`
-	Load  time.Duration `default:"30s" placeholder:"TIME" group:"Prices and models" help:"How long a cold start takes (${default})."`
-	Wait  float64       `name:"wait-price" placeholder:"MONEY" group:"Prices and models" help:"What a second is worth in which requests wait for a cold start. Default: nothing."`
+	Each   time.Duration `default:"2s" placeholder:"TIME" group:"Prices and models" help:"How long a request is served, where the demand does not say (${default})."`
+	Slots  int           `placeholder:"N" group:"Prices and models" help:"Requests that a replica serves at once. Default: the configuration's, else 8."`
+	GPUs   int           `name:"gpus" placeholder:"N" group:"Prices and models" help:"GPUs of a replica. Default: the configuration's, else 1."`
+	Idle   time.Duration `placeholder:"TIME" group:"Prices and models" help:"How long an idle replica stays awake. Default: the configuration's idle_time, else 5m."`
+	Load   time.Duration `default:"30s" placeholder:"TIME" group:"Prices and models" help:"How long a cold start takes (${default})."`
+	Policy string        `placeholder:"NAME[:k=v]" group:"Prices and models" help:"What decides when a model's first replica sleeps, of those that simulate lists, as in hybrid:range=4h. Default: idle_time."`
+	Wait   float64       `name:"wait-price" placeholder:"MONEY" group:"Prices and models" help:"What a second is worth in which requests wait for a cold start. Default: nothing."`
 
 	Top   int    `default:"20" placeholder:"N" group:"Report" help:"How many models are listed, the most expensive first (${default}); all others are one line."`
 	SVG   string `name:"svg" placeholder:"FILE" group:"Report" help:"Draw every replica's use and cost. With several prices, their name is added to the file's."`
@@ -94,7 +98,7 @@ func (c *adviseCmd) Run(ctx context.Context) error {
 	}
 	var reports []adviseReport
 	for _, list := range lists {
-		o := advise.Options{Length: length, Prices: list.prices, GPU: c.GPU, Wait: c.Wait}
+		o := advise.Options{Length: length, Prices: list.prices, GPU: c.GPU, Wait: c.Wait, First: c.first(ctx)}
 		r, err := c.advise(ctx, models, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", list.name, err)
@@ -116,6 +120,34 @@ func (c *adviseCmd) Run(ctx context.Context) error {
 		return e.Encode(reports)
 	}
 	return nil
+}
+
+// first is how a policy keeps a model's first replica. Each model is replayed alone: what a policy learns of one says nothing of others here.
+func (c *adviseCmd) first(ctx context.Context) func(*advise.Model, iter.Seq2[time.Duration, time.Duration]) (advise.Kept, error) {
+	if c.Policy == "" {
+		return nil
+	}
+	return func(m *advise.Model, uses iter.Seq2[time.Duration, time.Duration]) (advise.Kept, error) {
+		p, err := policy.ParseRecorded(c.Policy)
+		if err != nil {
+			return advise.Kept{}, err
+		}
+		d, err := simulate.NewDemand(time.Time{}, func(yield func(simulate.Use) bool) {
+			for begin, end := range uses {
+				if !yield(simulate.Use{Model: m.Name, At: begin, Took: end - begin, Requests: 1}) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			return advise.Kept{}, err
+		}
+		r, err := simulate.Run(ctx, d, p, simulate.Options{Load: m.Load})
+		if err != nil {
+			return advise.Kept{}, err
+		}
+		return advise.Kept{Idle: r.Idle, Loads: r.Loads, Starts: r.Starts}, nil
+	}
 }
 
 // priceList is prices, and where they are from.
@@ -261,7 +293,10 @@ func (c *adviseCmd) advise(ctx context.Context, models []advise.Model, o advise.
 			if err != nil {
 				return r, err
 			}
-			r.Checked = max(r.Checked, off(a.Sleeping, again.Sleeping), off(a.Serverless, again.Serverless))
+			r.Checked = max(r.Checked, off(a.Serverless, again.Serverless))
+			if c.Policy == "" { // the replay knows idle times alone
+				r.Checked = max(r.Checked, off(a.Sleeping, again.Sleeping))
+			}
 		}
 	}
 	slices.SortStableFunc(r.Models, func(a, b advise.Advice) int { return cmp.Compare(b.AlwaysOn, a.AlwaysOn) })

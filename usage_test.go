@@ -113,20 +113,30 @@ func TestAdviceOnARecordingAndOnALedger(t *testing.T) {
 	p := serve(t, state, simulated(t, sim{name: "m", args: "--load 10ms", backend: "slots: 8, memory: 1GiB"}))
 	answered := answersOf(t, 1, 0, p)
 	eventually(t, "the requests are written down", func() bool { return usage(t, "--admin", p.admin.Addr).Total.OK == answered[0] })
+	sleeping := map[string]float64{}
 	for name, args := range map[string][]string{
+		"policy":    {"--trace", "warmpool/advise/testdata/servegen.csv", "--policy", "fixed:idle=5m"}, // the same as no policy
 		"recording": {"--trace", "warmpool/advise/testdata/servegen.csv"}, "edge": {"--admin", p.admin.Addr}, "file": {filepath.Join(state, "pilotlight", "ledger.db")},
 	} {
 		args = append([]string{"advise", "--json", "--check", "--prices", "deploy/prices/runpod-h100.yaml", "--svg", filepath.Join(t.TempDir(), "a.svg")}, args...)
 		var reports []struct {
 			Models []struct{ Requests int64 }
-			Total  struct{ Requests int64 }
-			OffBy  float64 `json:"off_by"`
+			Total  struct {
+				Requests int64
+				Sleeping float64
+			}
+			OffBy float64 `json:"off_by"`
 		}
 		out := run(t, "", []string{raceOptions}, binary(t), args...)
 		if err := json.Unmarshal(out, &reports); err != nil || len(reports) != 1 || len(reports[0].Models) == 0 || reports[0].OffBy > 0.01 {
 			t.Errorf("%s: %v\n%s", name, err, out)
-		} else if got := reports[0].Total.Requests; name != "recording" && got != answered[0] {
+		} else if sleeping[name] = reports[0].Total.Sleeping; strings.Contains(strings.Join(args, " "), "--trace") {
+			continue
+		} else if got := reports[0].Total.Requests; got != answered[0] {
 			t.Errorf("%s: got %d requests, want %d", name, got, answered[0])
 		}
+	}
+	if a, b := sleeping["policy"], sleeping["recording"]; a < 0.99*b || a > 1.01*b {
+		t.Errorf("idle for 5m costs %v as a policy, and %v otherwise", a, b)
 	}
 }

@@ -310,6 +310,7 @@ func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
 	data, used, err := p.body.take(p.u.bytes())
 	if len(data) > 0 {
 		v.lease.Began()
+		v.countTokens(data)
 	}
 	dst = p.framing.append(dst, data)
 	if p.body.done && p.framing == framed {

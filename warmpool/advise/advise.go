@@ -2,6 +2,7 @@ package advise
 
 import (
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -26,6 +27,15 @@ type Options struct {
 	GPU    string // whose price counts
 	// Wait is what a second is worth in which requests wait for a cold start, by however many. 0: nothing.
 	Wait float64
+	// First says how long a policy would have kept a model's first replica awake without use; it gets the times of use, in order. If nil, it stays for the model's
+	// Idle after each, as those above it do in any case.
+	First func(m *Model, uses iter.Seq2[time.Duration, time.Duration]) (Kept, error)
+}
+
+// Kept is what a policy makes of a replica, beside its uses.
+type Kept struct {
+	Idle, Loads time.Duration
+	Starts      int64 // that somebody waited for
 }
 
 // Way is a way to have a model.
@@ -97,7 +107,9 @@ func Advise(m Model, o Options) (Advice, error) {
 	}
 	levels := replicas(changes(m.Uses, m.shortest(p)), m.Slots, o.Length)
 	a.Replicas = len(levels)
-	a.fill(levels, m, o, p)
+	if err := a.fill(levels, m, o, p); err != nil {
+		return a, err
+	}
 	a.Saving = saving(a.daily, a.spent)
 	a.Low, a.High = bootstrap(a.daily, a.spent)
 	return a, nil
@@ -127,7 +139,7 @@ func sum(all []float64) (s float64) {
 }
 
 // fill counts each replica in each way.
-func (a *Advice) fill(levels [][]span, m Model, o Options, p prices) {
+func (a *Advice) fill(levels [][]span, m Model, o Options, p prices) error {
 	inUse, days := time.Duration(0), int((o.Length+day-1)/day)
 	on := o.Length.Seconds() * p.on
 	sleep, there := make([][]float64, len(levels)), make([][]float64, len(levels))
@@ -140,7 +152,10 @@ func (a *Advice) fill(levels [][]span, m Model, o Options, p prices) {
 		inUse += busy
 		point := Point{Use: busy.Seconds() / o.Length.Seconds(), Sleeping: -1, Serverless: -1}
 		if p.paid > 0 {
-			t := terms{keep: m.Idle, load: m.Load}.count(uses, o.Length)
+			t, err := o.sleeps(i, &m, uses)
+			if err != nil {
+				return fmt.Errorf("%s: %w", m.Name, err)
+			}
 			sleeping.add(&t)
 			var c float64
 			c, sleep[i] = cost(&t, p.paid, o.Wait*m.Load.Seconds())
@@ -168,6 +183,31 @@ func (a *Advice) fill(levels [][]span, m Model, o Options, p prices) {
 		a.Serverless, a.ColdThere = sum(slices.Concat(there...)), serverless.cold
 	}
 	a.choose(sleep, there, on)
+	return nil
+}
+
+// sleeps is what a model's i-th replica is paid for where it sleeps when it is idle.
+func (o *Options) sleeps(i int, m *Model, uses []span) (tally, error) {
+	if o.First == nil || i > 0 {
+		return terms{keep: m.Idle, load: m.Load}.count(uses, o.Length), nil
+	}
+	kept, err := o.First(m, func(yield func(begin, end time.Duration) bool) {
+		for _, u := range uses {
+			if !yield(u.begin, u.end) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return tally{}, err
+	}
+	t := terms{}.count(uses, o.Length)
+	busy := t.paid
+	t.cold, t.paid = kept.Starts, busy+kept.Idle+kept.Loads
+	for d := range t.daily { // where in the time it was kept is not known: where it was used
+		t.daily[d] = time.Duration(float64(t.daily[d]) / float64(busy) * float64(t.paid))
+	}
+	return t, nil
 }
 
 // choose takes the way that is cheapest once the first replicas are always on. A replica further up is in use less, so those that had better be on come first.
