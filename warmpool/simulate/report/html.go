@@ -20,7 +20,9 @@ func (p *Report) HTML(w io.Writer) error {
 	}
 	in := map[string]any{"R": p, "Tables": p.Tables()}
 	if p.Pool == nil {
-		for name, l := range map[string]look{"Light": light(), "Dark": dark()} {
+		bright := light()
+		bright.paper = rgb(0xf5f6f8) // the page's --sheet
+		for name, l := range map[string]look{"Light": bright, "Dark": dark()} {
 			if in[name], err = p.inline(l); err != nil {
 				return err
 			}

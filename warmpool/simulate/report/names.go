@@ -55,7 +55,8 @@ func (n *names) Plot(c draw.Canvas, pic *plot.Plot) {
 	x, y := pic.Transforms(&c)
 	for _, p := range n.points {
 		at := vg.Point{X: x(max(p.Starts, 0.5)), Y: y(p.Waste)}
-		size := vg.Point{X: style.Width(p.label), Y: style.Height(p.label)}
+		const wide = 1.2 // as letters are in some browsers
+		size := vg.Point{X: wide * style.Width(p.label), Y: style.Height(p.label)}
 		const off = vg.Length(5)
 		for _, from := range []vg.Point{
 			{X: at.X + off, Y: at.Y + off},

@@ -139,7 +139,7 @@ func (p *Report) picture(l look) (*plot.Plot, error) {
 	}
 	best.Width, best.Color = vg.Points(9), l.best
 	pic.Add(best)
-	pic.Legend.Add("best of all that cannot see the future", best)
+	pic.Legend.Add(wide("frontier"), best)
 	var labels placed
 	pic.Add(&dots{p.Rows, &labels})
 	for i, s := range p.series() {
@@ -225,6 +225,9 @@ func linear(axis *plot.Axis, rows []Row) {
 	axis.Tick.Marker = marks
 }
 
+// wide leaves room behind a word of the legend, for browsers whose letters are wider.
+func wide(word string) string { return word + "     " }
+
 // draw adds a kind of policy, with the settings beside its points where there is room.
 func (s *series) draw(pic *plot.Plot, c color.Color, labels *placed) error {
 	var points []simulate.Point
@@ -241,7 +244,7 @@ func (s *series) draw(pic *plot.Plot, c color.Color, labels *placed) error {
 		line.Dashes, dots.Shape = []vg.Length{vg.Points(4), vg.Points(3)}, draw.RingGlyph{}
 	}
 	pic.Add(line, dots)
-	pic.Legend.Add(s.name, line, dots)
+	pic.Legend.Add(wide(s.name), line, dots)
 	pic.Add(&names{points: s.points, color: c, labels: labels})
 	return nil
 }
