@@ -62,8 +62,8 @@ func (p *predictive) Decide(q Question) Decision {
 	chance, learned := p.forecast.Minute(q.Model, first, k)
 	if !learned {
 		d := fixed{k}.Decide(q)
-		if !d.Warm {
-			d.Until = q.Now.Add(relook) // by then it may have learned
+		if later := q.Now.Add(relook); d.Until.IsZero() || d.Until.After(later) {
+			d.Until = later // by then it may know better
 		}
 		return d
 	}
