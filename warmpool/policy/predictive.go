@@ -95,7 +95,8 @@ func (p *predictive) worth(q Question) time.Duration {
 	if p.alpha == 0 || p.usual == 0 || q.Now.Sub(p.forecast.Known(q.Model)) < knownFor {
 		return k
 	}
-	return time.Duration(float64(k) * math.Pow(p.usual/p.forecast.Rate(q.Model, q.Now), p.alpha)).Round(time.Second)
+	times := math.Pow(p.usual/p.forecast.Rate(q.Model, q.Now), p.alpha)
+	return time.Duration(min(float64(k)*times, float64(365*day))).Round(time.Second)
 }
 
 // begins is when a minute of idle time begins next, the one after that for 2, and so on. They begin a little early, so that what comes exactly every so many
