@@ -129,7 +129,7 @@ const holds = time.Second
 
 // holdings tells of the GPU memory that this node's backends hold, until ctx ends: while they wake, and while they are awake, whether they have
 // anything to do or not.
-func holdings(ctx context.Context, fleet func() *router.Fleet, node string, to proxy.Listener) error {
+func holdings(ctx context.Context, fleet func() *router.Fleet, node string, to *proxy.Edge) error {
 	tick := time.NewTicker(holds)
 	defer tick.Stop()
 	for last := time.Now(); ; {
@@ -142,7 +142,7 @@ func holdings(ctx context.Context, fleet func() *router.Fleet, node string, to p
 		for _, m := range fleet().Models {
 			for _, b := range m.Backends {
 				if kind := holding(b); kind != "" && b.Node == node {
-					to.Accounted(&proxy.Account{
+					to.Accounted(proxy.Account{
 						Model: m.Name, Backend: b.ID, Node: b.Node, Kind: kind, Method: "fleet", From: last, To: now,
 						MemoryByteSeconds: float64(b.Memory) * now.Sub(last).Seconds(),
 					})

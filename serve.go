@@ -192,7 +192,7 @@ func serve(ctx context.Context, s site) error {
 	}
 	if books != nil {
 		g.Go(func() error { return books.Run(keeping) }) // what settles late is of streams that end late
-		g.Go(func() error { return holdings(ctx, lines.Fleet, s.cfg.Node.Name, books) })
+		g.Go(func() error { return holdings(ctx, lines.Fleet, s.cfg.Node.Name, edge) })
 	}
 	if found != nil {
 		g.Go(func() error { return found.run(ctx) })

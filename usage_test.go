@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -31,6 +32,12 @@ func usage(t *testing.T, args ...string) (table ledger.Table) {
 	return table
 }
 
+// meter is how many seconds of GPU time an edge has settled since it began.
+func meter(t *testing.T, p *pilotlight) float64 {
+	t.Helper()
+	return metric(t, p.admin.Addr, `pilotlight_gpu_seconds_total{kind="request",method="wallclock",model="m"}`)
+}
+
 // TestUsageOfTwoEdges has two edges serve, kills one on the spot in the middle, and looks whether what clients got answers to is what usage shows.
 func TestUsageOfTwoEdges(t *testing.T) {
 	t.Parallel()
@@ -50,6 +57,7 @@ func TestUsageOfTwoEdges(t *testing.T) {
 		before = usage(t, "--admin", a.admin.Addr)
 		return before.Total.OK == first[0]
 	})
+	metered := meter(t, a)
 	a.kill(t)
 	file := filepath.Join(a.state, "pilotlight", "ledger.db")
 	after := usage(t, file)
@@ -66,6 +74,9 @@ func TestUsageOfTwoEdges(t *testing.T) {
 	})
 	if all.Total.Requests != want || all.Total.OK != want {
 		t.Errorf("got %+v, want %d requests", all.Total, want)
+	}
+	if metered += meter(t, again) + meter(t, b); math.Abs(metered-all.Total.GPU.Seconds()) > 1e-6 {
+		t.Errorf("the meters counted %v s, and the ledgers have %v", metered, all.Total.GPU.Seconds())
 	}
 	var sums ledger.Sums
 	for _, one := range []ledger.Table{usage(t, file), usage(t, "--admin", b.admin.Addr)} {

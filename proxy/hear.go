@@ -46,6 +46,7 @@ func (v *visit) ended() {
 
 // Settled is for whoever measures: it passes on what a request took to all that listen.
 func (e *Edge) Settled(s Share) {
+	e.metrics.gpu.WithLabelValues(s.Model, "request", s.Method).Add(s.GPU.Seconds())
 	for _, l := range e.listeners {
 		l.Settled(&s)
 	}
@@ -53,6 +54,9 @@ func (e *Edge) Settled(s Share) {
 
 // Accounted likewise passes on what belongs to no request.
 func (e *Edge) Accounted(a Account) {
+	if a.GPU > 0 {
+		e.metrics.gpu.WithLabelValues(a.Model, a.Kind, a.Method).Add(a.GPU.Seconds())
+	}
 	for _, l := range e.listeners {
 		l.Accounted(&a)
 	}

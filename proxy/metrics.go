@@ -22,6 +22,7 @@ type metrics struct {
 	departures             [phases]prometheus.Counter
 	overflows              *prometheus.CounterVec
 	retries, retriesDenied prometheus.Counter
+	gpu                    *prometheus.CounterVec
 
 	mu     sync.RWMutex // guards what follows
 	models map[string]*modelMetrics
@@ -55,6 +56,9 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		turnedAway: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pilotlight_connections_turned_away_total", Help: "Connections beyond the limit in total or of their address.",
 		}, []string{"limit"}),
+		gpu: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pilotlight_gpu_seconds_total", Help: "GPU time that is settled, by model, by what took it (request, or a kind of account), and by how that is known.",
+		}, []string{"model", "kind", "method"}),
 		models: map[string]*modelMetrics{},
 	}
 	m.overflows = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -70,7 +74,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	for p := range m.departures {
 		m.departures[p] = departures.WithLabelValues(phase(p).String())
 	}
-	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, m.overflows, retries, departures)
+	registry.MustRegister(m.requests, m.firstByte, m.wait, m.inFlight, m.connections, m.heartbeats, m.handshakes, m.turnedAway, m.overflows, m.gpu, retries, departures)
 	return m
 }
 

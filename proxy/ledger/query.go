@@ -115,10 +115,7 @@ func query(ctx context.Context, db *sql.DB, q Query) (Book, error) {
 			keys[i] = string(by)
 		}
 	}
-	columns := strings.Join(keys, ", ")
-	for _, c := range sums() {
-		columns += ", SUM(" + c + ")"
-	}
+	columns := strings.Join(keys, ", ") + ", SUM(" + strings.Join(sums(), "), SUM(") + ")"
 	book := Book{Edges: []string{""}, Since: q.Since, Until: q.Until, Entries: []Entry{}}
 	rows, err := db.QueryContext(ctx, "SELECT "+columns+" FROM usage WHERE minute >= ? AND minute < ? GROUP BY 1, 2, 3, 4, 5, 6, 7", minuteOf(q.Since), minuteOf(q.Until))
 	if err != nil {

@@ -223,8 +223,8 @@ func (a *Advice) choose(sleep, there [][]float64, on float64) {
 			continue
 		}
 		others := 0.0 // of those from keep on
-		for keep := len(sleep) - 1; keep >= 0; keep-- {
-			others += sum(way.daily[keep])
+		for keep, daily := range slices.Backward(way.daily) {
+			others += sum(daily)
 			if c := float64(keep)*on + others; c < a.Mixed*(1-1e-9) {
 				a.Mixed, a.Keep, a.Best, best = c, keep, way.name, way.daily
 			}
