@@ -94,7 +94,7 @@ func (c *adviseCmd) Run(ctx context.Context) error {
 		return err
 	}
 	if !c.JSON {
-		fmt.Printf("%s: %d models in %.1f days. A cold start takes %s.\n", from, len(models), length.Hours()/24, c.Load)
+		fmt.Printf("%s: models: %d, days: %.1f. A cold start takes %s.\n", from, len(models), length.Hours()/24, c.Load)
 	}
 	var reports []adviseReport
 	for _, list := range lists {

@@ -139,6 +139,9 @@ func usageTable(w io.Writer, t *ledger.Table, by []ledger.By) error {
 	}
 	fmt.Fprintln(tw, strings.Join(head, "\t")+"\t")
 	for i := range t.Rows {
+		if r := &t.Rows[i]; r.Kind != ledger.KindRequest && r.GPU == 0 && r.Microjoules == 0 && r.Allocated == 0 {
+			continue // what was held is with those who used it
+		}
 		fmt.Fprintln(tw, strings.Join(append(names(&t.Rows[i], by), numbersOf(&t.Rows[i], t.Currency)...), "\t")+"\t")
 	}
 	total := append(slices.Repeat([]string{""}, max(0, len(by)-1)), "total")
@@ -179,11 +182,13 @@ func names(r *ledger.Row, by []ledger.By) (all []string) {
 	return all
 }
 
-// nobody is the name, or in its place the kind of what belongs to no request.
+// nobody is the name, with the kind of what belongs to no request.
 func nobody(r *ledger.Row, name string) string {
 	switch {
-	case name != "":
+	case name != "" && r.Kind == ledger.KindRequest:
 		return name
+	case name != "":
+		return name + " (" + r.Kind + ")"
 	case r.Kind == ledger.KindRequest:
 		return "-"
 	}
