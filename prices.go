@@ -16,9 +16,9 @@ import (
 
 // pricer knows what an hour of the GPUs costs that a backend is on. It is asked for every request.
 type pricer struct {
-	prices *config.Prices // nil: nothing has a price
-	node   string         // our own, whose GPUs are seen
-	gpus   []config.GPU   // of it
+	prices atomic.Pointer[config.Prices] // nil: nothing has a price
+	node   string                        // our own, whose GPUs are seen
+	gpus   []config.GPU                  // of it
 	eyes   *eyes
 	fleet  func() *router.Fleet
 	last   atomic.Pointer[priced]
@@ -35,7 +35,7 @@ const fresh = time.Second
 
 // of is the price of a backend, or of a node's GPUs if no backend is named; nothing for backends that are not ours, as those that models overflow to.
 func (p *pricer) of(backend, node string) ledger.Rate {
-	if p.prices == nil {
+	if p.prices.Load() == nil {
 		return ledger.Rate{}
 	}
 	if backend == "" {
@@ -73,7 +73,7 @@ func (p *pricer) rate(node string, gpus []int) ledger.Rate {
 			memory = int64(p.gpus[first].Memory)
 		}
 	}
-	price, known := p.prices.Of(name)
+	price, known := p.prices.Load().Of(name)
 	if !known {
 		return ledger.Rate{}
 	}
@@ -81,6 +81,13 @@ func (p *pricer) rate(node string, gpus []int) ledger.Rate {
 		memory = int64(price.Memory)
 	}
 	return ledger.Rate{Nano: price.Paid().Nano(), Memory: memory}
+}
+
+// newPricer makes the one of this edge.
+func (s site) newPricer(e *eyes, fleet func() *router.Fleet) *pricer {
+	p := &pricer{node: s.cfg.Node.Name, gpus: s.cfg.Node.GPUs, eyes: e, fleet: fleet}
+	p.prices.Store(s.cfg.Prices)
+	return p
 }
 
 // openLedger opens the ledger of this edge and is nil where none is kept.

@@ -163,7 +163,7 @@ func serve(ctx context.Context, s site) error {
 			}
 		}
 	}
-	price := &pricer{prices: s.cfg.Prices, node: s.cfg.Node.Name, gpus: s.cfg.Node.GPUs, eyes: eyes, fleet: lines.Fleet}
+	price := s.newPricer(eyes, lines.Fleet)
 	books, err := s.openLedger(ctx, s.edgeName(data.Addr()), price, registry)
 	if err != nil {
 		return err
@@ -218,7 +218,7 @@ func serve(ctx context.Context, s site) error {
 		return nil
 	})
 	if s.watch != nil {
-		g.Go(func() error { return s.follow(ctx, pool, registry) })
+		g.Go(func() error { return s.follow(ctx, pool, price, registry) })
 	}
 	s.log.Info("serving", "listen", data.Addr().String(), "admin", operators.Addr().String(), "models", len(s.cfg.Models), "version", version())
 	if s.started != nil {
@@ -294,7 +294,7 @@ func launchers(s site) warmpool.Launch {
 }
 
 // follow takes over changes of the file. Addresses, trusted proxies, limits and the node's own keys are those of the start.
-func (s site) follow(ctx context.Context, pool *lives, registry prometheus.Registerer) error {
+func (s site) follow(ctx context.Context, pool *lives, price *pricer, registry prometheus.Registerer) error {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
 	}, func() float64 {
@@ -304,7 +304,11 @@ func (s site) follow(ctx context.Context, pool *lives, registry prometheus.Regis
 		return 0
 	}))
 	s.watch.Run(ctx, s.reload, func(next *config.Config) error {
-		return pool.update(next)
+		if err := pool.update(next); err != nil {
+			return err
+		}
+		price.prices.Store(next.Prices) // for what is settled from now on
+		return nil
 	})
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pilotlight/config"
+	"pilotlight/proxy"
+	"pilotlight/proxy/ledger"
 	"pilotlight/router"
 )
 
@@ -52,7 +55,7 @@ func (nobody) Wake(ctx context.Context, _ string) error {
 	return context.Cause(ctx)
 }
 
-func open(t *testing.T) *desk {
+func open(t *testing.T, more ...func(*Options)) *desk {
 	t.Helper()
 	line := config.Line{Requests: 10, Bytes: config.MiB, MaxWait: config.Duration(time.Hour)}
 	d := &desk{lives: &lives{}}
@@ -65,11 +68,15 @@ func open(t *testing.T) *desk {
 	seven := prometheus.NewGauge(prometheus.GaugeOpts{Name: "seven", Help: "A number."})
 	seven.Set(7)
 	registry.MustRegister(seven)
-	d.Server = httptest.NewServer(Handler(Options{
+	o := Options{
 		Router: d.router, Lives: d.lives, Registry: registry, Log: quiet,
 		Visits: func() any { return []string{"a visit"} },
 		Config: func() any { return map[string]string{"Hash": "abc"} },
-	}))
+	}
+	for _, change := range more {
+		change(&o)
+	}
+	d.Server = httptest.NewServer(Handler(o))
 	t.Cleanup(d.Close)
 	t.Cleanup(d.router.Close)
 	d.client = Client{Addr: strings.TrimPrefix(d.URL, "http://")}
@@ -269,6 +276,38 @@ func TestPagesForPeopleAndMachines(t *testing.T) {
 	}
 	if status, _ := d.say(t, http.MethodGet, "/nowhere", nil); status != 404 {
 		t.Errorf("/nowhere: got %d, want 404", status)
+	}
+}
+
+func TestUsageIsThatOfTheLedger(t *testing.T) {
+	d := open(t)
+	if status, body := d.say(t, http.MethodGet, "/api/usage", nil); status != 404 || !strings.Contains(body, "no ledger is kept here") {
+		t.Errorf("without a ledger: got %d %s", status, body)
+	}
+	d = open(t, func(o *Options) {
+		l, err := ledger.New(t.Context(), ledger.Options{File: filepath.Join(t.TempDir(), "ledger.db"), Edge: "here", Log: o.Log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ran := make(chan error, 1)
+		go func() { ran <- l.Run(ctx) }()
+		t.Cleanup(func() { stop(); <-ran })
+		l.Settled(&proxy.Share{Model: "llama", Tenant: "ada", GPU: 7, At: time.Now()})
+		o.Ledger = l
+	})
+	by, err := ledger.ParseBy("tenant,model")
+	if err != nil {
+		t.Fatal(err)
+	}
+	book, err := d.client.Usage(t.Context(), ledger.Query{By: by, Since: time.Now().Add(-time.Hour)})
+	if err != nil || len(book.Entries) != 1 || book.Entries[0].Tenant != "ada" || book.Entries[0].GPU != 7 || book.Edges[0] != "here" {
+		t.Errorf("got %+v and %v, want ada's 7 ns", book, err)
+	}
+	for query, want := range map[string]string{"by=colour": "cannot be told apart by", "since=yesterday": "is not a time"} {
+		if status, body := d.say(t, http.MethodGet, "/api/usage?"+query, nil); status != 400 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d %s, want 400 and %q", query, status, body, want)
+		}
 	}
 }
 
