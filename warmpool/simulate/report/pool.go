@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	"pilotlight/warmpool/simulate"
 )
@@ -30,7 +31,7 @@ func (p *Report) pool() Table {
 			sessions = change(float64(r.LateRows), float64(p.Pool[gdsf].LateRows))
 		}
 		t.Rows = append(t.Rows, []string{
-			r.Policy, share(of(r.Disk, r.Requests)), share(of(r.Host, r.Requests)), share(of(r.Late, r.Requests)), requests, fmt.Sprint(r.LateRows), sessions,
+			r.Policy, share(of(r.Disk, r.Requests)), share(of(r.Host, r.Requests)), share(of(r.Late, r.Requests)), requests, strconv.FormatInt(r.LateRows, 10), sessions,
 			seconds(r.Delay.Seconds()), fmt.Sprintf("%.0f", r.AheadDisk), fmt.Sprintf("%.0f", r.AheadHost),
 		})
 	}

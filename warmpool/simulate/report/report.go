@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -68,7 +69,7 @@ func (p *Report) costs() Table {
 	}
 	for _, r := range p.Rows {
 		t.Rows = append(t.Rows, []string{
-			r.Policy, fmt.Sprint(r.Starts), share(r.ColdPercent()), share(r.P50), share(r.P75), share(r.P90), seconds(r.Delay.Seconds()),
+			r.Policy, strconv.FormatInt(r.Starts, 10), share(r.ColdPercent()), share(r.P50), share(r.P75), share(r.P90), seconds(r.Delay.Seconds()),
 			hours(r.Idle.Hours()), hours(r.Loads.Hours()), fmt.Sprintf("%.0f", r.Money()),
 		})
 	}
@@ -89,7 +90,7 @@ func (p *Report) equal() Table {
 		if name, _ := kind(r.Policy); name == p.Ours || r.Bound || !ok {
 			continue
 		}
-		row := []string{r.Policy, fmt.Sprint(r.Starts), hours(at.Waste), hours(waste), change(waste, at.Waste), "", ""}
+		row := []string{r.Policy, strconv.FormatInt(r.Starts, 10), hours(at.Waste), hours(waste), change(waste, at.Waste), "", ""}
 		if starts, ok := simulate.StartsAt(ours, at.Waste); ok {
 			row[5], row[6] = fmt.Sprintf("%.0f", starts), change(starts, at.Starts)
 		}
