@@ -44,6 +44,3 @@ type Clairvoyant interface {
 	// Foresee hands over what the policy may know: when a model is asked for next, at a time or after it. Zero: never again.
 	Foresee(next func(model string, at time.Time) time.Time)
 }
-
-// idle is how long the model has been idle.
-func (q Question) idle() time.Duration { return q.Now.Sub(q.Idle) }
