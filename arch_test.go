@@ -34,6 +34,7 @@ func layout() map[string][]string {
 		"warmpool/simulate":        {"warmpool/policy"},
 		"warmpool/simulate/report": {"warmpool/simulate"},
 		"warmpool/planner":         {"router", "warmpool/policy"},
+		"warmpool/live":            {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
 		"proxy":                    {"config", "probe", "router"}, // never warmpool: an edge owns no lives
 		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
 		"proxy/ledger":             {"proxy", "router"},
@@ -59,7 +60,7 @@ func layout() map[string][]string {
 		".": {
 			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "warmpool/advise", "proxy/ledger",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
-			"warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
+			"warmpool/live", "warmpool/planner", "warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
 	}
 }
@@ -78,6 +79,7 @@ func fences() map[string][]string {
 		"github.com/hashicorp/golang-lru/v2":      {"router"},
 		"github.com/invopop/jsonschema":           {}, // tests only
 		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
+		"github.com/robfig/cron/v3":               {"config"},
 		"github.com/rogpeppe/go-internal":         {}, // tests only
 		"github.com/rs/zerolog":                   {}, // tests only
 		"github.com/valyala/fasthttp":             {"proxy"},

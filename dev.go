@@ -9,6 +9,7 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/proxy/admin"
+	"pilotlight/warmpool/live"
 )
 
 // devConfig is the made-up fleet of dev. It is an example too: everything in it works in a file of one's own.
@@ -19,7 +20,8 @@ var devConfig []byte
 type devCmd struct {
 	Listen string `default:"127.0.0.1:8080" placeholder:"ADDR" help:"The data port (${default})."`
 	Admin  string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port (${default})."`
-	Print  bool   `help:"Print the configuration of the made-up fleet, and do nothing else."`
+	recordedFlags
+	Print bool `help:"Print the configuration of the made-up fleet, and do nothing else."`
 }
 
 // Run serves the made-up fleet until it is told to stop. Nothing of it remains.
@@ -28,7 +30,15 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 		_, err := os.Stdout.Write(devConfig)
 		return err
 	}
-	cfg, err := config.Parse("dev.yaml", devConfig)
+	text, recorded := devConfig, (*replay)(nil)
+	if c.Replay != "" {
+		var err error
+		if recorded, err = newReplay(c.recordedFlags, log); err != nil {
+			return err
+		}
+		text = recorded.config()
+	}
+	cfg, err := config.Parse("dev.yaml", text)
 	if err != nil {
 		return err
 	}
@@ -51,11 +61,33 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	gpus := &simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin}}
-	return serve(ctx, site{
+	s := site{
 		cfg: cfg, log: log, gpus: gpus.Watch,
 		stopServers: func() bool { return true },
 		started:     func() { fmt.Printf(welcome, c.Listen, c.Admin, c.Listen, c.Admin) },
-	})
+	}
+	if recorded != nil {
+		c.serveRecorded(ctx, &s, recorded)
+	}
+	return serve(ctx, s)
+}
+
+// serveRecorded has what is served be asked for as recorded.
+func (c *devCmd) serveRecorded(ctx context.Context, s *site, r *replay) {
+	s.clock, s.speed = r.clock, r.Speed
+	var plans *live.Planner
+	s.planner = func(p *live.Planner) {
+		plans = p
+		r.teach(p)
+	}
+	s.started = func() {
+		r.tell(c)
+		go func() {
+			if r.run(ctx, c.Listen) == nil {
+				r.end(plans)
+			}
+		}()
+	}
 }
 
 const welcome = `

@@ -33,6 +33,7 @@ type discovery struct {
 	edge  *consul.Registration
 	known chan struct{} // closed when the first catalogue has come
 	seen  consul.History
+	plans *planning
 }
 
 // discover makes the discovery of the edge called name.
@@ -90,8 +91,27 @@ func (d *discovery) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// client is Consul's; nil: it is not used.
+func (d *discovery) client() *consul.Client {
+	if d == nil {
+		return nil
+	}
+	return d.Client
+}
+
+// recall begins with what planners have learned before. An edge may start while Consul is away, and goes on with what it saved itself.
+func (d *discovery) recall(ctx context.Context) {
+	if d != nil {
+		d.await(ctx)
+		d.plans.loadConsul(ctx, d.Client)
+	}
+}
+
 // plan is what the one edge does that holds the planner's lock.
 func (d *discovery) plan(ctx context.Context) {
+	d.plans.acts.Store(true)
+	defer d.plans.acts.Store(false)
+	d.plans.save(ctx, d.Client) // for those who start later
 	for {
 		if err := d.ForgetEdges(ctx); err != nil && ctx.Err() == nil {
 			d.site.log.Warn("old histories stay", "error", err)

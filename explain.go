@@ -14,7 +14,7 @@ import (
 
 type explainCmd struct {
 	remote
-	Model string `required:"" placeholder:"MODEL" help:"The model, or an alias of it."`
+	Model string `arg:"" placeholder:"MODEL" help:"The model, or an alias of it."`
 }
 
 func (c explainCmd) Run(ctx context.Context) error {
@@ -25,7 +25,15 @@ func (c explainCmd) Run(ctx context.Context) error {
 	if c.JSON {
 		return c.show(e)
 	}
-	return explain(os.Stdout, &e)
+	if err := explain(os.Stdout, &e); err != nil {
+		return err
+	}
+	var p planned
+	if err := (admin.Client{Addr: c.Admin}).Plan(ctx, &p); err != nil {
+		return err
+	}
+	explainPlan(os.Stdout, &p, e.Model)
+	return nil
 }
 
 // explain prints what would be decided, and a table of who could be picked and one of who could be woken.

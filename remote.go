@@ -30,10 +30,17 @@ func (c checkCmd) Run() error {
 	if err != nil {
 		return err
 	}
+	if err := checkPolicies(cfg); err != nil {
+		return err
+	}
 	if c.Print {
 		return cfg.Print(os.Stdout)
 	}
-	fmt.Printf("%s is fine: %d models\n", c.File, len(cfg.Models))
+	models := "models"
+	if len(cfg.Models) == 1 {
+		models = "model"
+	}
+	fmt.Printf("%s is fine: %d %s\n", c.File, len(cfg.Models), models)
 	return nil
 }
 
@@ -61,6 +68,7 @@ func (c statusCmd) Run(ctx context.Context) error {
 			return err
 		}
 		if !c.JSON {
+			showPlanned(s.Plan)
 			showConsul(s.Consul)
 		}
 		if c.Watch == 0 {

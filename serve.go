@@ -27,6 +27,7 @@ import (
 	"pilotlight/warmpool"
 	"pilotlight/warmpool/agent"
 	"pilotlight/warmpool/launch"
+	"pilotlight/warmpool/live"
 )
 
 type serveCmd struct {
@@ -92,13 +93,19 @@ type site struct {
 	stopServers func() bool     // asked at the end: are model servers to be stopped too
 	watch       *config.Watcher // nil: the configuration never changes
 	reload      <-chan os.Signal
-	started     func()      // called once both ports answer; may be nil
-	gpus        probe.Watch // nil: as node.nvml says
+	started     func()              // called once both ports answer; may be nil
+	gpus        probe.Watch         // nil: as node.nvml says
+	clock       func() time.Time    // the planner's; nil: time.Now
+	speed       float64             // how fast it goes
+	planner     func(*live.Planner) // is told of the planner before that begins; may be nil
 }
 
 // serve runs an edge with a keeper in the same process until ctx ends, and then stops them in order: accepting, streams,
 // the keeper.
 func serve(ctx context.Context, s site) error {
+	if err := checkPolicies(s.cfg); err != nil {
+		return err
+	}
 	own := hasBackends(s.cfg)
 	for _, name := range []string{"edge.lock", "lock"} { // an edge without backends of its own may share the directory with an agent
 		if name == "lock" && !own {
@@ -163,6 +170,11 @@ func serve(ctx context.Context, s site) error {
 			}
 		}
 	}
+	plans := s.planning(pool, registry)
+	plans.loadFile()
+	if found != nil {
+		found.plans = plans
+	}
 	price := s.newPricer(eyes, lines.Fleet)
 	books, err := s.openLedger(ctx, s.edgeName(data.Addr()), price, registry)
 	if err != nil {
@@ -172,7 +184,7 @@ func serve(ctx context.Context, s site) error {
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
-			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Visits: func() any { return edge.Visits() }, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
+			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Plan: func() any { return plans.shown() }, Planned: plans.status, WhatIf: plans.whatIf, Visits: func() any { return edge.Visits() }, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -198,6 +210,13 @@ func serve(ctx context.Context, s site) error {
 		g.Go(func() error { return found.run(ctx) })
 	}
 	g.Go(func() error {
+		pool.await(ctx, known.once)
+		found.recall(ctx)
+		plans.run(ctx)
+		return nil
+	})
+	g.Go(func() error { plans.keep(ctx, found.client()); return nil })
+	g.Go(func() error {
 		defer stopKeeper() // the pool outlives the last stream,
 		defer desk.Close() // and so does the admin port
 		if s.cfg.ReusePort {
@@ -218,7 +237,7 @@ func serve(ctx context.Context, s site) error {
 		return nil
 	})
 	if s.watch != nil {
-		g.Go(func() error { return s.follow(ctx, pool, price, registry) })
+		g.Go(func() error { return s.follow(ctx, pool, plans, price, registry) })
 	}
 	s.log.Info("serving", "listen", data.Addr().String(), "admin", operators.Addr().String(), "models", len(s.cfg.Models), "version", version())
 	if s.started != nil {
@@ -294,7 +313,7 @@ func launchers(s site) warmpool.Launch {
 }
 
 // follow takes over changes of the file. Addresses, trusted proxies, limits and the node's own keys are those of the start.
-func (s site) follow(ctx context.Context, pool *lives, price *pricer, registry prometheus.Registerer) error {
+func (s site) follow(ctx context.Context, pool *lives, plans *planning, price *pricer, registry prometheus.Registerer) error {
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_config_last_reload_successful", Help: "1 if what the configuration file holds is in use, else 0.",
 	}, func() float64 {
@@ -304,10 +323,14 @@ func (s site) follow(ctx context.Context, pool *lives, price *pricer, registry p
 		return 0
 	}))
 	s.watch.Run(ctx, s.reload, func(next *config.Config) error {
+		if err := checkPolicies(next); err != nil {
+			return err
+		}
 		if err := pool.update(next); err != nil {
 			return err
 		}
 		price.prices.Store(next.Prices) // for what is settled from now on
+		plans.update(next.Pool)
 		return nil
 	})
 	return nil

@@ -21,6 +21,7 @@ func (c *Config) check(at *place) {
 	if listen && admin {
 		checkPorts(at, c.Listen, c.Admin)
 	}
+	c.Pool.check(at.below("pool"))
 	if c.Consul != nil {
 		c.Consul.check(at.below("consul"))
 	}
@@ -259,6 +260,10 @@ func (m Model) check(at *place, node Node) {
 		if agent == "" {
 			agents.item(i).problem("an empty text is part of every User-Agent; set heartbeat to 0s instead")
 		}
+	}
+	windows := at.below("schedule")
+	for i, w := range m.Schedule {
+		w.check(windows.item(i))
 	}
 	if m.Overflow != nil {
 		m.Overflow.check(at.below("overflow"))

@@ -24,6 +24,8 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.
 	Node Node `yaml:"node"`
+	// Pool is how idle models are kept warm, and woken ahead.
+	Pool Pool `yaml:"pool"`
 	// Consul is where other nodes and edges are found, and where models may be configured while all of them run. Default: none,
 	// this host is all there is.
 	Consul *Consul `yaml:"consul,omitempty"`
@@ -204,8 +206,17 @@ type Model struct {
 	// NoHeartbeat lists clients that get none because they choke on comments: parts of their User-Agent. Default [okhttp/],
 	// which is what openai4j and its like say (Lambdua/openai4j#90). An empty list spares nobody.
 	NoHeartbeat []string `yaml:"no_heartbeat,omitempty"`
-	// IdleTime is how long a backend stays ready after its last request. Default 5m.
+	// IdleTime is how long a backend stays ready after its last request. Where it is given it counts, whatever is forecast. Default 5m,
+	// which counts where nobody plans; else the pool's policy does.
 	IdleTime Duration `yaml:"idle_time"`
+	// Policy is the model's own, in place of the pool's. fixed alone is for the model's idle_time. Default: fixed where idle_time is given, else the pool's.
+	Policy PoolPolicy `yaml:"policy,omitempty"`
+	// Weight is how much a wait for the model counts beside waits for others. Default 1.
+	Weight Weight `yaml:"weight"`
+	// Schedule is when the model is kept awake, or asleep, whatever is forecast. Default: never.
+	Schedule []Window `yaml:"schedule,omitempty"`
+	// Pin is the node whose backends are woken ahead first. Default: none, where it is soonest.
+	Pin string `yaml:"pin,omitempty"`
 	// StopAfter is how long a backend stays asleep before it is stopped and its host memory is given back. Default 24h.
 	StopAfter Duration `yaml:"stop_after"`
 	// Min is how many backends are kept ready without anybody asking. Default 0.

@@ -31,6 +31,7 @@ func setDefaults(v any) {
 				WriteTime:             1 * minute,
 				Held:                  1 * GiB,
 			},
+			Pool:   Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
 			Node:   Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
 			Ledger: defaultLedger(),
 			Timing: TimingAsked,
@@ -41,6 +42,8 @@ func setDefaults(v any) {
 		*v = Prices{Currency: "USD"}
 	case *Serverless:
 		*v = Serverless{Name: "serverless", Round: Duration(time.Millisecond), Window: 1 * minute}
+	case *ColdTarget:
+		*v = ColdTarget{Wait: 2 * second}
 	case *Link:
 		*v = Link{Listen: "127.0.0.1:8082"}
 	case *TLS:
@@ -54,6 +57,7 @@ func setDefaults(v any) {
 			NoHeartbeat: []string{"okhttp/"},
 			IdleTime:    5 * minute,
 			StopAfter:   24 * 60 * minute,
+			Weight:      1,
 		}
 	case *Backend:
 		*v = Backend{Engine: HTTP, Sleep: SleepNone, GPUs: 1, Slots: 8, ConnectTime: 5 * second, Stall: 2 * minute}
@@ -98,6 +102,7 @@ func (c *Config) derive(at *place) {
 	for name, at := range at.models() {
 		m := c.Models[name]
 		m.derive(at, name)
+		m.Policy = cmp.Or(m.Policy, c.Pool.Policy)
 		c.Models[name] = m
 	}
 }
@@ -109,6 +114,9 @@ const residue = 2 * GiB
 func (m *Model) derive(at *place, name string) {
 	if m.ServedAs == "" {
 		m.ServedAs = name
+	}
+	if m.Policy == "" && at.get("idle_time") != nil {
+		m.Policy = "fixed"
 	}
 	if o := m.Overflow; o != nil {
 		o.Model = cmp.Or(o.Model, name)

@@ -63,7 +63,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 	set := map[string]bool{}
 	changedKeys(set, reflect.ValueOf(*cfg))
-	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Prices{}, GPUPrice{}, Serverless{}} {
+	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Prices{}, GPUPrice{}, Serverless{}, Pool{}, ColdTarget{}, Window{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(typ)) {
 			if key := reflect.TypeOf(typ).Name() + "." + f.Name; !set[key] {
 				t.Errorf("%s is as it would be without the file", key)
@@ -124,6 +124,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			BodyTime:   Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
 			Held: GiB,
 		},
+		Pool:   Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
 		Node:   Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
 		Ledger: Ledger{Keep: true, File: "/state/pilotlight/ledger.db", Retention: Duration(90 * 24 * time.Hour)},
 		Timing: TimingAsked,
@@ -137,6 +138,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			Routing:   Routing{Policy: Scored, Weights: Weights{1, 1, 0.5, 0.5, 1, 0.1, 1, 0.5}, ReadingAge: Duration(2 * time.Second)},
 			Answer:    Answer{FirstByte: Duration(10 * time.Minute), BetweenBytes: Duration(5 * time.Minute), Total: Duration(24 * time.Hour), Upgraded: Duration(time.Hour)},
 			Heartbeat: Duration(10 * time.Second), NoHeartbeat: []string{"okhttp/"}, IdleTime: Duration(5 * time.Minute), StopAfter: Duration(24 * time.Hour),
+			Policy: "predictive:k=20m", Weight: 1,
 		}},
 	}
 	if !reflect.DeepEqual(cfg, want) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Routing is how one of a model's ready backends is picked for a request. `pilotlight explain --model MODEL` shows what comes of it.
+// Routing is how one of a model's ready backends is picked for a request. `pilotlight explain MODEL` shows what comes of it.
 type Routing struct {
 	// Policy is scored, by all that is known of the backends; or, by less: least_connections, round_robin, random, or
 	// power_of_two, the one with fewer requests of two that are drawn. None takes a backend without a free slot. Default scored.

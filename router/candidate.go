@@ -23,6 +23,7 @@ type Candidate struct {
 
 	wake    *wake         // asked for by this line, and under way
 	last    time.Time     // when a request on it last began or ended
+	granted int64         // leases given, since it was first known
 	drained chan struct{} // closed when nothing is in flight; nil: nobody asked
 	gpus    *probe.GPUs   // that Strain is from
 }

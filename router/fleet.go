@@ -57,11 +57,18 @@ type Backend struct {
 	Tier       Tier
 	Since      time.Time     // when it came to State
 	WakeTime   time.Duration // how long a wake from here takes, learned; 0 when ready
-	Reason     string        // why it is where it is, for people
-	Rested     time.Time     // Failed only: when it may be woken again
+	Wakes      Wakes
+	Stays      bool      // nobody can take it off its GPUs
+	NoSleep    bool      // it has no way to sleep: off its GPUs it is stopped
+	NoStop     bool      // nobody can stop it
+	Reason     string    // why it is where it is, for people
+	Rested     time.Time // Failed only: when it may be woken again
 
 	node *Node // that it was observed with
 }
+
+// Wakes are how long wakes take by the tier they begin from, learned.
+type Wakes struct{ Disk, Host time.Duration }
 
 // Grant is what an edge may use of a Shared backend's slots.
 type Grant struct {

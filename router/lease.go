@@ -28,6 +28,7 @@ func (l *line) lease(c *Candidate, req *Request, why Why, now time.Time) Lease {
 	c.last = now
 	l.retries.earned++
 	l.granted++
+	c.granted++
 	return Lease{Backend: c.Backend, Model: l.model, Why: why, line: l, candidate: c, at: now, opening: req.Stream}
 }
 
@@ -129,7 +130,7 @@ func (l *line) use(backend string) Use {
 	defer l.mu.Unlock()
 	u := Use{Waiting: l.waiters.Len(), Bytes: l.bytes}
 	if c := l.candidate(backend); c != nil {
-		u.InFlight, u.Last = c.InFlight, c.last
+		u.InFlight, u.Last, u.Granted = c.InFlight, c.last, c.granted
 	}
 	return u
 }

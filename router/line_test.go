@@ -148,7 +148,7 @@ func TestOneWakeServesFiveHundredInOrder(t *testing.T) {
 		if len(f.woken) != 1 || left != 300 || len(served) != 200 || !slices.IsSorted(served) {
 			t.Errorf("%d wakes, %d left, %d served, in order: %t", len(f.woken), left, len(served), slices.IsSorted(served))
 		}
-		if u := f.Use("a"); u != (Use{Last: u.Last}) {
+		if u := f.Use("a"); u != (Use{Last: u.Last, Granted: 200}) {
 			t.Errorf("something is left: %+v", u)
 		}
 		f.Close()

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -203,6 +204,16 @@ func (r *Router) Acquire(ctx context.Context, req Request) (Lease, error) {
 
 func unknownModel(name string) *Refusal {
 	return refuse(404, UnknownModel, 0, "no model is called %q; GET /v1/models lists those there are", name)
+}
+
+// Nodes are those that have backends, as last observed, by name.
+func (r *Router) Nodes() []*Node {
+	var all []*Node
+	for _, n := range r.nodes.Range {
+		all = append(all, n.(*Node))
+	}
+	slices.SortFunc(all, func(a, b *Node) int { return cmp.Compare(a.Name, b.Name) })
+	return all
 }
 
 // Use says how much a backend is used through this edge. A backend that is not known is not used.

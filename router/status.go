@@ -21,6 +21,7 @@ type Use struct {
 	Waiting  int       // requests in the model's line
 	Bytes    int64     // that those hold
 	Last     time.Time // when a request on the backend last ended, or began
+	Granted  int64     // slots of the backend that requests were given, since it was first known
 }
 
 // Granted is how many slots each model's requests were given since the start.

@@ -49,9 +49,10 @@ type Keeper struct {
 	ledger  *Ledger
 	queue   []*unit         // waking, but without room yet, in order
 	loads   map[string]load // by model
-	readAt  time.Time       // when engines were last read
-	changed bool            // something the edges have not been told
-	told    []router.Room   // what they were told of the GPUs
+	wishes  map[string]router.Wish
+	readAt  time.Time     // when engines were last read
+	changed bool          // something the edges have not been told
+	told    []router.Room // what they were told of the GPUs
 }
 
 // New makes the keeper of a node. It does nothing until Run is called.
@@ -225,6 +226,11 @@ func (k *Keeper) Dismiss(ctx context.Context, model string, stop bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Wish takes over what the planner wants of the node's backends, in place of what it wanted before. What it does not name is as the keeper sees fit.
+func (k *Keeper) Wish(wishes map[string]router.Wish) {
+	k.do(func() { k.wishes = wishes })
 }
 
 // Update takes over the models of a new configuration. A backend whose own description has changed is stopped once it has

@@ -736,6 +736,22 @@ func TestChaos(t *testing.T) {
 					})
 				}
 			}
+			for i := range 60 { // a planner that does not know what it does
+				wishes := map[string]router.Wish{}
+				for j := range 8 {
+					if id := string(rune('a'+j)) + "-0"; r.IntN(2) == 0 {
+						wishes[id] = router.Wish{Tier: []router.Tier{router.OnDisk, router.OnHost, router.OnGPU}[r.IntN(3)], Worth: r.Float64(), Why: "chance"}
+					}
+				}
+				all.Go(func() {
+					time.Sleep(time.Duration(i) * time.Minute)
+					for id, w := range wishes {
+						w.Made, w.Until = time.Now(), time.Now().Add(3*time.Minute)
+						wishes[id] = w
+					}
+					s.keeper.Wish(wishes)
+				})
+			}
 			refused := 0
 			for i := range 150 {
 				model, after, takes := string(rune('a'+r.IntN(8))), time.Duration(r.IntN(3600))*time.Second, time.Duration(r.IntN(60))*time.Second

@@ -26,6 +26,9 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 		if u.replica && !u.placed && k.edge.Use(u.id).Waiting == 0 {
 			u.kept, u.replica = false, false // those who waited have been served
 		}
+		if u.isAhead() && !u.placed && !k.assign(u, now) { // the planner sees, and plans anew
+			u.kept, u.ahead = false, false
+		}
 		if !u.isWanted() {
 			k.callOff(u, "nobody waits for it any more")
 			continue
@@ -157,7 +160,7 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 	k.ledger.Release(u.id) // what it holds asleep is its own
 	may := k.evictable(u, now)
 	ranks := []rank{isIdle, turnOver}
-	if k.isMore(u) { // nobody who is busy makes room for one more of a model
+	if k.isMore(u) || u.isAhead() { // nobody who is busy makes room for one more of a model
 		ranks = ranks[:1]
 	}
 	for _, memory := range k.asks(u) {
@@ -178,7 +181,7 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 		}
 	}
 	k.restore(u, held)
-	if k.doubts(u, now) {
+	if u.isAhead() || k.doubts(u, now) {
 		return false
 	}
 	k.unqueue(u)
@@ -287,6 +290,7 @@ type evictee struct {
 	Evictable
 	rank  rank
 	last  time.Time   // when it was last used
+	worth float64     // of its memory, as the planner sees it
 	stays config.Size // on each GPU, if it sleeps rather than stops
 }
 
@@ -304,6 +308,11 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 		held := k.ledger.taken[v.id]
 		e := evictee{Evictable: Evictable{Backend: v.id, GPUs: held.GPUs, Frees: k.ledger.holds(v.id, now)}, last: v.since}
 		pinned := v.policy.NeverSleep || v.policy.Min > 0 && awake[v.model] <= v.policy.Min
+		wish := k.wishes[v.id]
+		if wish.Fresh(now) {
+			e.worth = wish.Worth
+			pinned = pinned || u != nil && u.isAhead() && wish.Tier == router.OnGPU
+		}
 		if v == u || v.fixed() || held.Each == 0 {
 			continue
 		}
@@ -331,7 +340,7 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 		may = append(may, e)
 	}
 	slices.SortFunc(may, func(a, b evictee) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), a.last.Compare(b.last), cmp.Compare(a.Backend, b.Backend))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.worth, b.worth), a.last.Compare(b.last), cmp.Compare(a.Backend, b.Backend))
 	})
 	return may
 }

@@ -153,8 +153,8 @@ func (k *Keeper) seen(now time.Time) []Seen {
 		if !u.gone {
 			all = append(all, Seen{
 				ID: u.id, Model: u.model, State: u.state, Since: u.since, Rested: u.rested,
-				Use: k.edge.Use(u.id), Policy: u.policy, Stays: u.fixed(), Sleeps: !u.canStop(),
-				Slots: max(u.spec.Slots, 1), WakeTime: k.wakeTime(u), WakeAgain: k.expect(u, u.rests()),
+				Use: k.edge.Use(u.id), Policy: u.policy, Tier: u.tier, Rests: u.rests(), Stays: u.fixed(), Sleeps: !u.canStop(),
+				Wish: k.wishes[u.id], Slots: max(u.spec.Slots, 1), WakeTime: k.wakeTime(u), WakeAgain: k.expect(u, u.rests()),
 			})
 		}
 	}
@@ -186,9 +186,9 @@ func (k *Keeper) follow(steps []Step) bool {
 		}
 		switch s.Event {
 		case wanted:
-			u.kept, u.replica = true, s.Replica
+			u.kept, u.replica, u.ahead = true, s.Replica, s.Ahead
 		case dismissed:
-			k.dismiss(u, s.Why, false, false)
+			k.dismiss(u, s.Why, false, s.Stop)
 		case halted:
 			u.reason = s.Why
 			k.stop(u)

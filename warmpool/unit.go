@@ -39,6 +39,7 @@ type unit struct {
 	waits   []*wait            // who wants it ready
 	kept    bool               // so does the plan
 	replica bool               // besides others that are ready
+	ahead   bool               // before anybody asked
 	slept   int                // the PID of the process that has slept
 	reading bool               // its engine is asked what it does
 	downs   []*wait            // who wants it down
@@ -79,8 +80,11 @@ func (u *unit) answer(err error) {
 	for _, w := range u.waits {
 		w.done <- err
 	}
-	u.waits, u.kept, u.replica = nil, false, false
+	u.waits, u.kept, u.replica, u.ahead = nil, false, false, false
 }
+
+// isAhead says that nobody but the planner wants it.
+func (u *unit) isAhead() bool { return u.ahead && len(u.waits) == 0 }
 
 // isWanted says whether anybody wants it ready.
 func (u *unit) isWanted() bool { return len(u.waits) > 0 || u.kept }
@@ -187,6 +191,7 @@ func (k *Keeper) publish() {
 			ID: u.id, Model: u.model, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
 			Width: u.spec.GPUs, GPUs: u.up.GPUs, Memory: k.needs(u), Configured: u.spec.Memory, Residual: k.stays(u), Host: u.spec.HostMemory,
 			State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested, WakeTime: k.wakeTime(u),
+			Wakes: router.Wakes{Disk: k.expect(u, router.OnDisk), Host: k.expect(u, router.OnHost)}, Stays: u.fixed(), NoSleep: !u.canSleep(), NoStop: !u.canStop(),
 		})
 		if u.state == router.Waking {
 			began := u.began

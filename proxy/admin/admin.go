@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -30,14 +31,18 @@ type Lives interface {
 
 // Options are what the admin port shows and does. All but Ledger are required.
 type Options struct {
-	Router   *router.Router
-	Lives    Lives
-	GPUs     func() GPUsStatus
-	Nodes    func() any            // what is known of the agents
-	Consul   func() *consul.Status // what is known of Consul; nil: it is not used
-	Visits   func() any            // the last requests
-	Config   func() any            // what is loaded, and how the last reload went
-	Ledger   *ledger.Ledger        // what was used; nil: nobody writes that down
+	Router  *router.Router
+	Lives   Lives
+	GPUs    func() GPUsStatus
+	Nodes   func() any            // what is known of the agents
+	Consul  func() *consul.Status // what is known of Consul; nil: it is not used
+	Visits  func() any            // the last requests
+	Planned func() PlanStatus     // how planning goes; nil: nobody plans
+	Plan    func() any            // the plan, with reasons
+	// WhatIf is the plan that another configuration would make, which is in the form of the file. Its error says what is wrong with that.
+	WhatIf   func(policy []byte) (any, error)
+	Config   func() any     // what is loaded, and how the last reload went
+	Ledger   *ledger.Ledger // what was used; nil: nobody writes that down
 	Registry *prometheus.Registry
 	Log      *slog.Logger
 }
@@ -51,10 +56,17 @@ func Handler(o Options) http.Handler {
 		if o.Consul != nil {
 			status.Consul = o.Consul()
 		}
+		if o.Planned != nil {
+			status.Plan = new(o.Planned())
+		}
 		reply(w, http.StatusOK, status)
 	})
 	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
 	mux.HandleFunc("GET /api/usage", o.usage)
+	if o.Planned != nil {
+		mux.HandleFunc("GET /api/plan", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Plan()) })
+		mux.HandleFunc("POST /api/plan", o.whatIf)
+	}
 	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Nodes()) })
 	for verb, move := range map[string]func(context.Context, string) error{
 		"wake":  o.Lives.WakeModel,
@@ -114,6 +126,24 @@ func (o Options) route(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// maxPolicy is the largest configuration that a plan is made of.
+const maxPolicy = 1 << 20
+
+// whatIf answers with the plan that another configuration would make. It changes nothing.
+func (o Options) whatIf(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicy))
+	if err != nil {
+		reply(w, http.StatusRequestEntityTooLarge, problem{"the configuration is larger than 1MiB"})
+		return
+	}
+	plan, err := o.WhatIf(text)
+	if err != nil {
+		reply(w, http.StatusBadRequest, problem{err.Error()})
+		return
+	}
+	reply(w, http.StatusOK, plan)
+}
+
 // ready says whether the edge knows its fleet: every model has a backend that somebody keeps. With Consul a model is known for longer
 // than its backends.
 func (o Options) ready(w http.ResponseWriter, _ *http.Request) {
@@ -161,6 +191,7 @@ func home(w http.ResponseWriter, _ *http.Request) {
 <li><a href="/api/status">/api/status</a>: models, backends, lines
 <li><a href="/api/gpus">/api/gpus</a>: GPUs, who holds their memory, their health
 <li><a href="/api/usage?by=tenant,model">/api/usage</a>: who used how much in the last day
+<li><a href="/api/plan">/api/plan</a>: where every backend should be, and why
 <li><a href="/debug/visits">/debug/visits</a>: the last requests
 <li>/debug/route?model=MODEL: how its next request would be decided
 <li><a href="/debug/config">/debug/config</a>: what is loaded

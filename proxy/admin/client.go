@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
@@ -40,6 +42,16 @@ func (c Client) Route(ctx context.Context, model string) (router.Explanation, er
 	return e, c.ask(ctx, http.MethodGet, "/debug/route?model="+url.QueryEscape(model), &e)
 }
 
+// Plan asks for the plan.
+func (c Client) Plan(ctx context.Context, into any) error {
+	return c.ask(ctx, http.MethodGet, "/api/plan", into)
+}
+
+// WhatIf asks for the plan that another configuration would make.
+func (c Client) WhatIf(ctx context.Context, policy []byte, into any) error {
+	return c.send(ctx, http.MethodPost, "/api/plan", bytes.NewReader(policy), into)
+}
+
 // Move wakes, sleeps or stops a model, and returns its status when that is done.
 func (c Client) Move(ctx context.Context, verb, model string) (ModelStatus, error) {
 	var s ModelStatus
@@ -47,7 +59,11 @@ func (c Client) Move(ctx context.Context, verb, model string) (ModelStatus, erro
 }
 
 func (c Client) ask(ctx context.Context, method, path string, into any) error {
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+c.Addr+path, nil)
+	return c.send(ctx, method, path, nil, into)
+}
+
+func (c Client) send(ctx context.Context, method, path string, body io.Reader, into any) error {
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+c.Addr+path, body)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c.Addr, err)
 	}

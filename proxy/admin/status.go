@@ -11,6 +11,20 @@ import (
 type Status struct {
 	Models []ModelStatus  `json:"models"`
 	Consul *consul.Status `json:"consul,omitempty"`
+	Plan   *PlanStatus    `json:"plan,omitempty"`
+}
+
+// PlanStatus is how planning goes, and what became of wakes ahead since the start.
+type PlanStatus struct {
+	Policy         string    `json:"policy"` // the pool's
+	Acts           bool      `json:"acts"`   // this edge tells keepers what it plans
+	DryRun         bool      `json:"dry_run"`
+	Made           time.Time `json:"made,omitzero"`
+	Next           time.Time `json:"next,omitzero"`
+	Used           int       `json:"used"`   // somebody asked once it was ready
+	Late           int       `json:"late"`   // somebody asked before that
+	Wasted         int       `json:"wasted"` // nobody asked
+	WastedGPUHours float64   `json:"wasted_gpu_hours"`
 }
 
 // ModelStatus is one model, its line and its backends.

@@ -33,6 +33,7 @@ const (
 type Keeper interface {
 	Wake(ctx context.Context, backend string) error
 	Dismiss(ctx context.Context, model string, stop bool) error
+	Wish(wishes map[string]router.Wish)
 }
 
 // Options are what a Hub needs.
@@ -53,13 +54,15 @@ type Hub struct {
 	o      Options
 	works  sync.WaitGroup // what edges asked for, and looks at engines
 	saving sync.Mutex     // guards the file
+	wishes sync.Mutex     // held while the keeper is told what is wished
 
 	mu       sync.Mutex // guards what follows
 	models   map[string]config.Model
 	node     Node   // what edges are told
 	version  uint64 // of node
 	backends map[string]*backend
-	edges    map[string]*edge // by Edge.ID
+	edges    map[string]*edge       // by Edge.ID
+	wished   map[string]router.Wish // by the planner, last
 	began    time.Time
 	changed  chan struct{} // closed, and replaced, when something has changed that Drained waits for
 }
@@ -69,6 +72,7 @@ type backend struct {
 	router.Backend
 	woken  bool      // it was seen waking since the hub began: nobody has slots of it from before that
 	probed time.Time // when its engine was last asked what it does
+	before int64     // slots that edges granted which are gone
 }
 
 // NewHub makes the hub of a node. The edges of before are counted on for one lease.
@@ -133,6 +137,7 @@ func (h *Hub) pass(ctx context.Context, now time.Time) {
 			lapsed = true
 		}
 		if !e.lapsed.IsZero() && len(e.owes) == 0 {
+			h.remember(e)
 			delete(h.edges, id)
 			lapsed = true
 		}
@@ -227,7 +232,15 @@ func (h *Hub) Read(_ string, seen router.Readings) {
 func (h *Hub) Use(id string) router.Use {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.use(id)
+}
+
+// use is Use. h.mu is held.
+func (h *Hub) use(id string) router.Use {
 	var all router.Use
+	if b := h.backends[id]; b != nil {
+		all.Granted = b.before
+	}
 	for _, e := range h.edges {
 		u := e.uses[id]
 		if e.owes[id] || e.mayHave(h.backends[id]) {
@@ -238,6 +251,7 @@ func (h *Hub) Use(id string) router.Use {
 			all.Bytes += u.Bytes
 		}
 		all.InFlight += u.InFlight
+		all.Granted += u.Granted
 		if u.Last.After(all.Last) {
 			all.Last = u.Last
 		}

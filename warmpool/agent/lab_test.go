@@ -38,6 +38,7 @@ type node struct {
 	woken    []string
 	running  map[string]map[*router.Lease]bool // what the engines work on, whoever sent it
 	silent   bool                              // engines do not say what they do
+	wishes   map[string]router.Wish
 }
 
 type testEdge struct {
@@ -134,6 +135,12 @@ func (n *node) Wake(ctx context.Context, id string) error {
 	}
 	n.set(id, router.Ready)
 	return nil
+}
+
+func (n *node) Wish(wishes map[string]router.Wish) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wishes = wishes
 }
 
 func (n *node) Dismiss(context.Context, string, bool) error { return errors.New("not today") }

@@ -77,6 +77,9 @@ type Link struct {
 	why     error     // why there is no link
 	gone    time.Time // since when there is none
 	told    map[string]router.Use
+	uses    map[string]router.Use // of all edges, as the agent says
+	wishes  map[string]router.Wish
+	wish    bool // wishes have changed
 	ack     uint64
 	acked   uint64 // what the agent was told of it
 	asks    map[uint64]*asking
@@ -107,7 +110,7 @@ const (
 func newLink(addr string, ending func() bool, self Edge, fleet Fleet, dial Dial, log *slog.Logger) *Link {
 	return &Link{
 		addr: addr, ending: ending, self: self, fleet: fleet, dial: dial, log: log.With("agent", addr), kicked: make(chan struct{}, 1), stirred: map[string]bool{},
-		state: Unknown, away: true, gone: time.Now(), asks: map[uint64]*asking{}, slots: map[string]router.Grant{},
+		state: Unknown, away: true, gone: time.Now(), asks: map[uint64]*asking{}, uses: map[string]router.Use{}, slots: map[string]router.Grant{},
 	}
 }
 
@@ -275,6 +278,9 @@ func (l *Link) act(m *Down) {
 	case m.Slots != nil && !l.away:
 		l.grant()
 	}
+	for id, u := range m.Uses {
+		l.uses[id] = router.Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Last: now.Add(-u.Idle), Granted: u.Granted}
+	}
 	if m.Read != nil && l.node != nil {
 		l.fleet.Read(l.node.Name, *m.Read)
 	}
@@ -360,6 +366,22 @@ func (l *Link) kick() {
 	}
 }
 
+// want says what the planner wants of the node's backends, in place of what it wanted before.
+func (l *Link) want(wishes map[string]router.Wish) {
+	l.mu.Lock()
+	l.wishes, l.wish = wishes, true
+	l.mu.Unlock()
+	l.kick()
+}
+
+// use is how much a backend is used over all edges, as its agent said last.
+func (l *Link) use(backend string) (u router.Use, told bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u, told = l.uses[backend]
+	return u, told
+}
+
 // stir tells the link that the use of a model has changed. It never waits for anything but itself.
 func (l *Link) stir(model string) {
 	l.stirring.Lock()
@@ -431,7 +453,7 @@ func (l *Link) message(count uint64, due bool) *Up {
 				m.Uses = map[string]Use{}
 			}
 			l.told[b.ID] = u
-			m.Uses[b.ID] = Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Idle: now.Sub(u.Last)}
+			m.Uses[b.ID] = Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Idle: now.Sub(u.Last), Granted: u.Granted}
 		}
 	}
 	if l.tell {
@@ -440,7 +462,14 @@ func (l *Link) message(count uint64, due bool) *Up {
 			m.Asks = append(m.Asks, l.asks[id].Ask)
 		}
 	}
-	if m.Uses == nil && m.Asks == nil && l.ack == l.acked && !due {
+	if l.wish {
+		m.Wishes = map[string]Wish{}
+		for id, w := range l.wishes {
+			m.Wishes[id] = Wish{Tier: w.Tier, Age: now.Sub(w.Made), For: w.Until.Sub(w.Made), Why: w.Why, Worth: w.Worth}
+		}
+		l.wish = false
+	}
+	if m.Uses == nil && m.Asks == nil && m.Wishes == nil && l.ack == l.acked && !due {
 		return nil
 	}
 	l.acked, l.tell = l.ack, false

@@ -162,6 +162,32 @@ func (s *Links) Wake(ctx context.Context, backend string) error {
 	return l.(*Link).ask(ctx, Wake, backend)
 }
 
+// Wish tells the agents what the planner wants of their backends, in place of what it wanted before.
+func (s *Links) Wish(wishes map[string]router.Wish) {
+	theirs := map[*Link]map[string]router.Wish{}
+	for _, l := range s.all() {
+		theirs[l] = map[string]router.Wish{}
+	}
+	for id, w := range wishes {
+		if l, ok := s.owners.Load(id); ok && theirs[l.(*Link)] != nil {
+			theirs[l.(*Link)][id] = w
+		}
+	}
+	for l, all := range theirs {
+		l.want(all)
+	}
+}
+
+// Use says how much a backend is used over all edges, as its agent said last, which it does every second. It is false of a backend that no agent
+// has spoken of.
+func (s *Links) Use(backend string) (router.Use, bool) {
+	l, ok := s.owners.Load(backend)
+	if !ok {
+		return router.Use{}, false
+	}
+	return l.(*Link).use(backend)
+}
+
 // Dismiss has the agents of a model put its backends to sleep, or stop them, and waits until that is done.
 func (s *Links) Dismiss(ctx context.Context, model string, stop bool) error {
 	verb := Sleep

@@ -19,7 +19,9 @@ type Up struct {
 	Uses  map[string]Use          `json:",omitempty"` // by backend; those that are not in it are as they were
 	Asks  []Ask                   `json:",omitzero"`  // all that is asked for now: what is no longer in it is called off
 	Held  map[string]router.Grant `json:",omitempty"` // in the first message: the slots that the edge goes by at this moment
-	Bye   bool                    `json:",omitempty"` // the edge ends, and has nothing in flight any more
+	// Wishes are all that the planner wants of the node's backends, if the edge is the planner. They are said anew before they lapse.
+	Wishes map[string]Wish `json:",omitzero"`
+	Bye    bool            `json:",omitempty"` // the edge ends, and has nothing in flight any more
 }
 
 // Edge is who an edge is.
@@ -37,6 +39,16 @@ type Use struct {
 	Waiting  int           `json:",omitempty"`
 	Bytes    int64         `json:",omitempty"`
 	Idle     time.Duration // since Last
+	Granted  int64         `json:",omitempty"`
+}
+
+// Wish is router.Wish with times that mean the same on both hosts.
+type Wish struct {
+	Tier  router.Tier
+	Age   time.Duration // since it was made
+	For   time.Duration // it counts
+	Why   string
+	Worth float64 `json:",omitempty"`
 }
 
 // Ask is something that an edge wants of an agent.
@@ -66,6 +78,7 @@ type Down struct {
 	Read    *router.Readings        `json:",omitempty"` // since the message before
 	Slots   map[string]router.Grant `json:",omitzero"`  // of the ready backends, how many the edge may use; none of those that are not in it
 	Answers []Answer                `json:",omitempty"` // to asks that are not called off yet
+	Uses    map[string]Use          `json:",omitempty"` // how much backends are used over all edges; those that are not in it are as they were
 }
 
 // Node is a node as its agent knows it.

@@ -28,6 +28,7 @@ type stream struct {
 	slots   map[string]router.Grant // as they were told
 	told    map[uint64]bool         // asks that were answered
 	seen    *router.Readings
+	uses    map[string]router.Use // as they were told
 }
 
 // read takes in readings that the edge is to hear.
@@ -133,6 +134,9 @@ func (h *Hub) message(s *stream, due bool) *Down {
 			s.told[id] = true
 		}
 	}
+	if due {
+		m.Uses = h.uses(s)
+	}
 	if m.Node == nil && m.Slots == nil && m.Answers == nil && s.seen == nil && !due {
 		return nil
 	}
@@ -164,6 +168,7 @@ func (h *Hub) enter(first *Up, end context.CancelFunc) (*stream, error) {
 	if fresh {
 		if known {
 			e.callOff()
+			h.remember(e)
 		}
 		e = newEdge(who)
 		h.edges[who.ID] = e
@@ -176,7 +181,7 @@ func (h *Hub) enter(first *Up, end context.CancelFunc) (*stream, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.edges[who.ID] = e // its lease may have ended meanwhile
-	s := &stream{edge: e, kicked: make(chan struct{}, 1), end: end, told: map[uint64]bool{}}
+	s := &stream{edge: e, kicked: make(chan struct{}, 1), end: end, told: map[uint64]bool{}, uses: map[string]router.Use{}}
 	e.Edge, e.stream, e.unknown, e.lapsed, e.owes = who, s, false, time.Time{}, nil
 	e.sent, e.had, e.given = nil, maps.Clone(first.Held), map[string]router.Grant{}
 	for id, n := range first.Held {
@@ -217,14 +222,18 @@ func (h *Hub) take(s *stream, up *Up) {
 	e.acknowledge(up.Ack)
 	for id, u := range up.Uses {
 		if h.backends[id] != nil {
-			e.uses[id] = router.Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Last: now.Add(-u.Idle)}
+			e.uses[id] = router.Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Last: now.Add(-u.Idle), Granted: u.Granted}
 		}
 	}
 	if up.Asks != nil {
 		h.ask(s, up.Asks)
 	}
+	if up.Wishes != nil {
+		h.wish(up.Wishes, now)
+	}
 	if up.Bye {
 		e.callOff()
+		h.remember(e)
 		delete(h.edges, e.ID)
 		s.end()
 		h.o.Log.Info("an edge has ended", "edge", e.Name)
@@ -234,6 +243,50 @@ func (h *Hub) take(s *stream, up *Up) {
 	}
 	close(h.changed)
 	h.changed = make(chan struct{})
+}
+
+// uses are how much backends are used, as far as that has changed since the edge was told. h.mu is held.
+func (h *Hub) uses(s *stream) map[string]Use {
+	now := time.Now()
+	var all map[string]Use
+	for id := range h.backends {
+		u := h.use(id)
+		if s.uses[id] == u {
+			continue
+		}
+		if s.uses[id] = u; all == nil {
+			all = map[string]Use{}
+		}
+		all[id] = Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Idle: now.Sub(u.Last), Granted: u.Granted}
+	}
+	return all
+}
+
+// remember keeps count of what an edge that is gone has granted. h.mu is held.
+func (h *Hub) remember(e *edge) {
+	for id, u := range e.uses {
+		if b := h.backends[id]; b != nil {
+			b.before += u.Granted
+		}
+	}
+}
+
+// wish hands on what the planner wants. h.mu is held.
+func (h *Hub) wish(all map[string]Wish, now time.Time) {
+	wishes := make(map[string]router.Wish, len(all))
+	for id, w := range all {
+		made := now.Add(-w.Age)
+		wishes[id] = router.Wish{Tier: w.Tier, Made: made, Until: made.Add(w.For), Why: w.Why, Worth: w.Worth}
+	}
+	h.wished = wishes
+	h.works.Go(func() { // the keeper may be waiting for h.mu
+		h.wishes.Lock()
+		defer h.wishes.Unlock()
+		h.mu.Lock()
+		latest := h.wished
+		h.mu.Unlock()
+		h.o.Keeper().Wish(latest)
+	})
 }
 
 // ask begins what is asked for newly, and calls off what is no longer asked for. h.mu is held.

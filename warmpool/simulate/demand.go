@@ -90,6 +90,17 @@ func (d *Demand) each(ctx context.Context, handled *atomic.Int64, one func(use))
 	return nil
 }
 
+// Uses are all of them, in the order of time.
+func (d *Demand) Uses() iter.Seq[Use] {
+	return func(yield func(Use) bool) {
+		for _, u := range d.uses {
+			if !yield(Use{Model: d.Models[u.model], At: u.at, Took: u.took, Requests: u.requests}) {
+				return
+			}
+		}
+	}
+}
+
 // Rows is how many uses there are.
 func (d *Demand) Rows() int { return len(d.uses) }
 

@@ -1,0 +1,224 @@
+package live
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"pilotlight/config"
+	"pilotlight/router"
+	"pilotlight/warmpool/forecast"
+	"pilotlight/warmpool/planner"
+	"pilotlight/warmpool/policy"
+)
+
+// Fleet is what a planner sees of a fleet.
+type Fleet interface {
+	Fleet() *router.Fleet
+	Nodes() []*router.Node
+	// Use is how much a backend is used over all edges.
+	Use(backend string) router.Use
+}
+
+// Planner learns and plans. All its methods may be called from any goroutine.
+type Planner struct {
+	fleet Fleet
+	speed float64
+
+	mu       sync.Mutex // guards what follows
+	pool     config.Pool
+	forecast *forecast.Forecast
+	policies map[string]policy.Policy // by what the configuration says
+	models   map[string]*track
+	day      time.Time // when the next one ends
+	plan     planner.Plan
+}
+
+// answer is what a policy said of a model. It stands until then, unless the model is used.
+type answer struct {
+	of       policy.Policy
+	question policy.Question
+	policy.Decision
+}
+
+// stands says whether the policy need not be asked again.
+func (a *answer) stands(of policy.Policy, q *policy.Question) bool {
+	return a.of == of && a.question.Idle.Equal(q.Idle) && a.question.K == q.K && (a.Until.IsZero() || q.Now.Before(a.Until))
+}
+
+// track is what is known of one model's use.
+type track struct {
+	granted int64     // in sum, when it was last looked at
+	busy    bool      // then
+	idle    time.Time // since when; zero: it was never used
+	asked   answer
+	bet     *bet
+	score   Score
+}
+
+// New makes a planner that has learned nothing. Speed is how many seconds of its time pass in one of the fleet's: 1, but for replays.
+func New(fleet Fleet, pool config.Pool, speed float64) *Planner {
+	p := &Planner{fleet: fleet, pool: pool, speed: speed, policies: map[string]policy.Policy{}, models: map[string]*track{}}
+	p.use(forecast.New())
+	return p
+}
+
+// use makes predictions by a forecast. It learns whatever policy is in use, so that one may change to it.
+func (p *Planner) use(f *forecast.Forecast) {
+	p.forecast, p.policies[predictive] = f, policy.Predictive(defaultK, float64(p.pool.Alpha), f)
+}
+
+// defaultK is what a cold start is worth where neither the policy nor the prices say so.
+const defaultK = 20 * time.Minute
+
+// Update takes over a new configuration of the pool.
+func (p *Planner) Update(pool config.Pool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.pool.Alpha
+	if p.pool = pool; pool.Alpha != was {
+		p.use(p.forecast)
+	}
+}
+
+// Step learns what has happened since the step before, and makes a plan. Steps come in the order of time, about once per second, and at
+// Plan.Next.
+func (p *Planner) Step(now time.Time) planner.Plan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.learn(now)
+	p.plan = planner.Make(p.input(now, p.pool, nil))
+	p.keepScore(now)
+	return p.plan
+}
+
+// Plan is the last one.
+func (p *Planner) Plan() planner.Plan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.plan
+}
+
+// WhatIf is the plan that would be made now of another configuration: another pool, and other models where they are named. A policy that was not in
+// use before has learned nothing.
+func (p *Planner) WhatIf(now time.Time, pool config.Pool, models map[string]config.Model) planner.Plan {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if models == nil {
+		models = map[string]config.Model{}
+	}
+	return planner.Make(p.input(now, pool, models))
+}
+
+// learn tells the policies how models were used.
+func (p *Planner) learn(now time.Time) {
+	if p.day.IsZero() {
+		p.day = now.Add(24 * time.Hour)
+	}
+	for ; !now.Before(p.day); p.day = p.day.Add(24 * time.Hour) {
+		for _, known := range p.policies {
+			known.Day(p.day)
+		}
+	}
+	for _, m := range p.fleet.Fleet().Models {
+		p.learnModel(m, now)
+	}
+}
+
+func (p *Planner) learnModel(m *router.Model, now time.Time) {
+	granted, inFlight, waiting := int64(0), 0, 0
+	for _, b := range m.Backends {
+		u := p.fleet.Use(b.ID)
+		granted, inFlight, waiting = granted+u.Granted, inFlight+u.InFlight, max(waiting, u.Waiting)
+	}
+	t := p.models[m.Name]
+	if t == nil {
+		t = &track{granted: granted, idle: p.forecast.Idle(m.Name)}
+		p.models[m.Name] = t
+	}
+	came, busy := max(0, granted-t.granted), inFlight > 0 || waiting > 0 // less were granted where an agent began anew
+	t.granted = granted
+	if came > 0 || busy && !t.busy {
+		t.settle(now)
+		for _, known := range p.policies {
+			known.Arrived(m.Name, now, int(max(came, 1)))
+		}
+	}
+	if (came > 0 || t.busy) && !busy {
+		t.idle = now
+		for _, known := range p.policies {
+			known.Ended(m.Name, now)
+		}
+	}
+	t.busy = busy
+}
+
+// predictive is the name of the policy that shares one forecast, however it is set.
+const predictive = "predictive"
+
+// policyOf is the policy that a configuration names, and its k; 0: it has none of its own. A policy that is named for the first time has learned nothing.
+func (p *Planner) policyOf(spec string, keep bool) (policy.Policy, time.Duration, error) {
+	name, settings, _ := strings.Cut(spec, ":")
+	if name == predictive {
+		k, err := theK(settings)
+		if err != nil {
+			return nil, 0, fmt.Errorf("policy %q: %w", spec, err)
+		}
+		return p.policies[predictive], k, nil
+	}
+	if known := p.policies[spec]; known != nil {
+		return known, 0, nil
+	}
+	made, err := policy.Parse(spec)
+	if err == nil && keep {
+		p.policies[spec] = made
+	}
+	return made, 0, err
+}
+
+// theK is k of settings like k=60m.
+func theK(settings string) (time.Duration, error) {
+	text, found := strings.CutPrefix(settings, "k=")
+	if settings != "" && !found {
+		return 0, fmt.Errorf("it has one setting, k, as in predictive:k=20m; alpha is the pool's")
+	}
+	if !found {
+		return defaultK, nil
+	}
+	k, err := policy.Duration(text)
+	if err != nil || k <= 0 {
+		return 0, fmt.Errorf("k=%s is no time of more than nothing, such as 20m", text)
+	}
+	return k, nil
+}
+
+// Check says what is wrong with a policy as a configuration names it. fixed alone is for the model's idle_time.
+func Check(spec config.PoolPolicy) error {
+	if spec == fixedForIdleTime || spec == "" {
+		return nil
+	}
+	_, _, err := New(nil, config.Pool{}, 1).policyOf(string(spec), false)
+	return err
+}
+
+const fixedForIdleTime = "fixed"
+
+// Save is what was learned, in at most limit bytes.
+func (p *Planner) Save(limit int) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.forecast.Save(limit)
+}
+
+// Load takes over what was learned before. It is called before the first step.
+func (p *Planner) Load(saved []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f, err := forecast.Load(saved)
+	if err != nil {
+		return err
+	}
+	p.use(f)
+	return nil
+}
