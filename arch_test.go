@@ -113,6 +113,7 @@ func bareSleeps() map[string]string {
 		"warmpool/agent/lab_test.go: recv":                                  "called in bubbles only",
 		"warmpool/replicas_test.go: crowd":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
+		"warmpool/wish_test.go: wish":                                       "called in bubbles only",
 		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",
 
