@@ -36,11 +36,11 @@ func decision(at time.Time, model string, warm bool) string {
 
 const loadTime = 30 * time.Second
 
-// recorded is made-up demand of four days, with hours and habits, in whole seconds.
+// recorded is made-up demand of three days, with hours and habits, in whole seconds.
 func recorded() (uses []simulate.Use) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for m := range 8 {
-		for day := range 4 {
+	for m := range 6 {
+		for day := range 3 {
 			for _, hour := range []int{8, 9, 12, 13, 18 + m%4} {
 				if r.IntN(5) == 0 {
 					continue

@@ -30,7 +30,7 @@ type Pool struct {
 	// Alpha is how much more a cold start of a rarely used model counts: (the median model's rate / its own) to the power of this. 0.25 gives
 	// rare models about the share of cold starts that a fixed idle time gives them. Default 0: all count alike.
 	Alpha Weight `yaml:"alpha"`
-	// Loads is how many wakes ahead may begin in a minute over the whole fleet; 0: none. Default 10.
+	// Loads is how many wakes ahead may begin in a minute over the whole fleet; 0: any number. Default 10.
 	Loads int `yaml:"loads"`
 	// Swaps is how many of them may take another model's place, on each node. Default 2.
 	Swaps int `yaml:"swaps"`
