@@ -143,6 +143,12 @@ func (n *node) Wish(wishes map[string]router.Wish) {
 	n.wishes = wishes
 }
 
+func (n *node) wished() map[string]router.Wish {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.wishes
+}
+
 func (n *node) Dismiss(context.Context, string, bool) error { return errors.New("not today") }
 
 // set changes the state of a backend.

@@ -48,18 +48,19 @@ func TestWishesReachTheKeeper(t *testing.T) {
 		want := router.Wish{Tier: router.OnHost, Made: made, Until: made.Add(time.Minute), Why: "nobody asks at night", Worth: 2}
 		l.edges[0].links.Wish(map[string]router.Wish{"n/m-0": want, "elsewhere/m-0": want})
 		time.Sleep(10 * way)
-		got := l.node.wishes["n/m-0"]
+		wishes := l.node.wished()
+		got := wishes["n/m-0"]
 		if late := got.Made.Sub(made); late < 0 || late > 10*way || got.Until.Sub(got.Made) != time.Minute {
 			t.Errorf("it is taken to be made %s later, and to count for %s", late, got.Until.Sub(got.Made))
 		}
 		got.Made, got.Until = want.Made, want.Until
-		if got != want || len(l.node.wishes) != 1 {
-			t.Errorf("the keeper heard %+v", l.node.wishes)
+		if got != want || len(wishes) != 1 {
+			t.Errorf("the keeper heard %+v", wishes)
 		}
 		l.edges[0].links.Wish(nil)
 		time.Sleep(10 * way)
-		if len(l.node.wishes) != 0 {
-			t.Errorf("the keeper goes on with %+v", l.node.wishes)
+		if wishes := l.node.wished(); len(wishes) != 0 {
+			t.Errorf("the keeper goes on with %+v", wishes)
 		}
 	})
 }
