@@ -35,7 +35,8 @@ func layout() map[string][]string {
 		"warmpool/simulate/report": {"warmpool/simulate"},
 		"warmpool/planner":         {"router", "warmpool/policy"},
 		"warmpool/live":            {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
-		"proxy":                    {"config", "probe", "router"}, // never warmpool: an edge owns no lives
+		"proxy/keys":               {"router"},
+		"proxy":                    {"config", "probe", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
 		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
 		"proxy/ledger":             {"proxy", "router"},
 		"loadtest":                 {"loadtest/trace"}, // it sees servers as clients do
@@ -58,7 +59,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":         {},
 		"deploy/tinymodel/cmd":     {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "warmpool/advise", "proxy/ledger",
+			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/live", "warmpool/planner", "warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},

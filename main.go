@@ -29,6 +29,7 @@ type verbs struct {
 	Nodes    nodesCmd         `cmd:"" help:"Show the nodes that a running pilotlight has links to: GPUs, backends, when their agents were heard."`
 	Explain  explainCmd       `cmd:"" help:"Show how a model's next request would be decided: which backend would get it or be woken, and why not the others."`
 	Plan     planCmd          `cmd:"" help:"Show where every backend should be, and why; or what another policy would make of it."`
+	Keys     keysCmd          `cmd:"" help:"Make, list and revoke API keys."`
 	Wake     wakeCmd          `cmd:"" help:"Wake a model, and wait until it is ready."`
 	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`

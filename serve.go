@@ -180,7 +180,11 @@ func serve(ctx context.Context, s site) error {
 	if err != nil {
 		return err
 	}
-	edge := proxy.New(proxy.Options{Listeners: listeners(books), ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	doors, err := s.access()
+	if err != nil {
+		return err
+	}
+	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: listeners(books), ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
@@ -209,6 +213,7 @@ func serve(ctx context.Context, s site) error {
 	if found != nil {
 		g.Go(func() error { return found.run(ctx) })
 	}
+	g.Go(func() error { doors.run(ctx, found.client()); return nil })
 	g.Go(func() error {
 		pool.await(ctx, known.once)
 		found.recall(ctx)

@@ -47,6 +47,9 @@ func (c *Config) check(at *place) {
 			at.problem("limits.%s is 0; nobody could be served", key)
 		}
 	}
+	if c.Keys != nil {
+		c.Keys.check(at.below("keys"), c.Consul)
+	}
 	if c.TLS != nil {
 		c.TLS.check(at.below("tls"))
 	}

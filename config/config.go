@@ -20,6 +20,8 @@ type Config struct {
 	DrainLimit Duration `yaml:"drain_limit"`
 	// TLS makes the data port speak TLS. Default: none, it speaks in clear. HTTP/2 is understood either way.
 	TLS *TLS `yaml:"tls,omitempty"`
+	// Keys say who may ask. Default: everybody may.
+	Keys *Keys `yaml:"keys,omitempty"`
 	// Limits bound what a client may send and how slowly.
 	Limits Limits `yaml:"limits"`
 	// Node is this host: its GPUs, its memory, and where the agent keeps what must survive a restart.

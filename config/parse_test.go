@@ -63,7 +63,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 	set := map[string]bool{}
 	changedKeys(set, reflect.ValueOf(*cfg))
-	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Prices{}, GPUPrice{}, Serverless{}, Pool{}, ColdTarget{}, Window{}} {
+	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Prices{}, GPUPrice{}, Serverless{}, Pool{}, ColdTarget{}, Window{}, Keys{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(typ)) {
 			if key := reflect.TypeOf(typ).Name() + "." + f.Name; !set[key] {
 				t.Errorf("%s is as it would be without the file", key)

@@ -86,6 +86,10 @@ func openAIError(r *router.Refusal) (e openAIErrorBody) {
 		e.Error.Type = "rate_limit_error"
 	case r.Status >= fasthttp.StatusInternalServerError:
 		e.Error.Type = "server_error"
+	case r.Status == fasthttp.StatusUnauthorized:
+		e.Error.Type = "authentication_error"
+	case r.Status == fasthttp.StatusForbidden:
+		e.Error.Type = "permission_error"
 	default:
 		e.Error.Type = "invalid_request_error"
 	}
@@ -108,6 +112,10 @@ func anthropicError(r *router.Refusal) (e anthropicErrorBody) {
 	switch r.Status {
 	case fasthttp.StatusNotFound:
 		e.Error.Type = "not_found_error"
+	case fasthttp.StatusUnauthorized:
+		e.Error.Type = "authentication_error"
+	case fasthttp.StatusForbidden:
+		e.Error.Type = "permission_error"
 	case fasthttp.StatusRequestEntityTooLarge:
 		e.Error.Type = "request_too_large"
 	case fasthttp.StatusTooManyRequests:

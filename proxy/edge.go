@@ -19,6 +19,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"pilotlight/config"
+	"pilotlight/proxy/keys"
 	"pilotlight/router"
 )
 
@@ -48,6 +49,10 @@ type Options struct {
 	Lines io.Writer
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
+	// Keys are those that may ask. If nil, everybody may.
+	Keys *keys.Ring
+	// PassKeys lets API keys go on to backends, which then see ours. Default: they go no further.
+	PassKeys bool
 	// Listeners hear of every request. If empty, nobody does, and that costs nothing.
 	Listeners []Listener
 	// ByClock has listeners hear of GPU time that the clock shares out, since nobody measures any.
@@ -76,6 +81,8 @@ type Edge struct {
 	lines        io.Writer
 	metrics      *metrics
 	listeners    []Listener
+	keys         *keys.Ring // nil: everybody may ask
+	passKeys     bool
 	timing       config.Timing
 	estimate     func(string, time.Duration) (time.Duration, int64)
 	currency     string
@@ -106,7 +113,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, keys: o.Keys, passKeys: o.PassKeys, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	if o.ByClock && len(o.Listeners) > 0 {
 		e.clock = &clock{}
 	}
@@ -163,11 +170,17 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		v.last = true
 		v.conn.takeOver()
 	}
-	if p, ok := listing(r, e.router.Models); ok {
+	no := v.identify()
+	if no != nil && !isOpen(r.Header.RequestURI()) {
+		v.ask.api = apiOf(r.Header.RequestURI())
+		v.fail(no)
+		return
+	}
+	if p, ok := listing(r, v.mayAsk); ok {
 		v.reply(p)
 		return
 	}
-	no := read(r, &v.ask)
+	no = read(r, &v.ask)
 	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body()))
 	if no != nil {
 		v.fail(no)

@@ -27,6 +27,10 @@ var errInterim = errors.New("too many interim answers")
 
 // serve gets the request a slot, has the backend answer it, and gives the slot back.
 func (v *visit) serve() {
+	if no := v.enter(); no != nil {
+		v.fail(no)
+		return
+	}
 	for tries := 0; ; tries++ {
 		if err := v.acquire(); err != nil {
 			v.fail(err)
@@ -162,7 +166,7 @@ func (v *visit) put(u *upstream) error {
 	body := v.ask.body()
 	m := message{
 		method: v.request.Header.Method(), target: v.ask.target(), head: &v.head, client: v.conn.client, trusted: v.conn.trusted,
-		proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
+		keyed: v.keyed(), proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
 	}
 	if v.upload != nil {
 		m.length = v.upload.left

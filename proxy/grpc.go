@@ -80,9 +80,12 @@ func (v *visit) readCall(path string) (answer []byte, _ error) {
 		v.Client = v.edge.trusted.client(&v.head, v.conn.client)
 	}
 	method, ok := strings.CutPrefix(path, kserveService)
+	no := v.identify()
 	switch {
 	case path == "/grpc.health.v1.Health/Check", ok && (method == "ServerLive" || method == "ServerReady"):
 		return yes, nil
+	case no != nil:
+		return nil, no
 	case ok && method == "ServerMetadata":
 		return appendString(appendString(nil, 1, "pilotlight"), 2, version()), nil
 	}
@@ -258,7 +261,7 @@ func (m *messages) Close() error {
 
 // headCall says what a backend is told of the call.
 func (v *visit) headCall(req *http.Request) {
-	m := message{head: &v.head, client: v.conn.client, trusted: v.conn.trusted, proto: v.conn.proto()}
+	m := message{head: &v.head, client: v.conn.client, trusted: v.conn.trusted, keyed: v.keyed(), proto: v.conn.proto()}
 	var fields head
 	if err := fields.scan(m.appendFields(nil)); err != nil {
 		panic("BUG: a header that was checked is malformed: " + err.Error())

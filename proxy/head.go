@@ -203,6 +203,7 @@ type message struct {
 	head           *head
 	client         string // address, without port
 	trusted        bool   // what the client says of who forwarded the request is believed
+	keyed          bool   // the client's key is ours, and goes no further
 	proto          string // http or https: how the client speaks to us
 	addr           string // of the backend
 	length         int64  // of the body
@@ -243,8 +244,13 @@ func (m *message) appendTrailerNames(dst []byte) []byte {
 // appendFields appends the client's fields, and who forwarded the request.
 func (m *message) appendFields(dst []byte) []byte {
 	ours := ofTheEdge
-	if m.trusted {
+	switch {
+	case m.trusted && m.keyed:
+		ours = func(name []byte) bool { return ofAProxy(name) || ofAKey(name) }
+	case m.trusted:
 		ours = ofAProxy
+	case m.keyed:
+		ours = func(name []byte) bool { return ofTheEdge(name) || ofAKey(name) }
 	}
 	return m.appendForwarded(m.head.appendFields(dst, ours))
 }

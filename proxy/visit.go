@@ -12,6 +12,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/proxy/keys"
 	"pilotlight/router"
 )
 
@@ -71,13 +72,15 @@ type visit struct {
 	request *fasthttp.Request // nil: a call
 	call    *call             // of gRPC; nil: it is none
 	*intake
-	lease router.Lease
-	held  bool // lease is to be released
-	phase phase
-	begun bool // headers of a stream are out: heartbeats
-	aside bool // the answer goes on after the handler has returned: see stepAside
-	last  bool // the connection closes afterwards
-	http1 bool // the client speaks HTTP/1.1, not 1.0
+	holder  *keys.Holder // nil: nobody asks who asks
+	entered bool         // holder.Leave is to be called
+	lease   router.Lease
+	held    bool // lease is to be released
+	phase   phase
+	begun   bool // headers of a stream are out: heartbeats
+	aside   bool // the answer goes on after the handler has returned: see stepAside
+	last    bool // the connection closes afterwards
+	http1   bool // the client speaks HTTP/1.1, not 1.0
 
 	end     time.Time // when the backend must be done
 	upgrade []byte    // what the client wants its connection upgraded to; nil: nothing
@@ -207,6 +210,7 @@ func (v *visit) close() {
 	}
 	e.metrics.count(&v.Visit, v.known, v.phase)
 	e.ring.add(&v.record)
+	v.leave()
 	v.tell()
 	v.ended()
 	*v = visit{intake: v.intake.rest()}

@@ -14,7 +14,7 @@ import (
 // acquire gets a lease, waiting in line if it must, or directs the request elsewhere. A body that no backend could read is
 // refused before it makes one wake up.
 func (v *visit) acquire() error {
-	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried, Prefix: v.prefix(), Stream: v.ask.stream}
+	req := router.Request{Model: v.ask.model, Bytes: v.BytesIn, Not: v.tried, Prefix: v.prefix(), Stream: v.ask.stream, Tenant: v.Tenant, Priority: v.priority()}
 	lease, err := v.edge.router.TryAcquire(req)
 	if errors.Is(err, router.ErrWait) {
 		if no := v.ask.check(); no != nil {

@@ -55,16 +55,19 @@ type Code string
 
 // The refusals. The first half is about the request, the second about the fleet.
 const (
-	BadRequest    Code = "bad_request"
-	NoModel       Code = "no_model"
-	BodyTooLarge  Code = "body_too_large"
-	UnknownModel  Code = "model_not_found"
-	LineFull      Code = "line_full"
-	WaitTooLong   Code = "wait_too_long"
-	WakeFailed    Code = "wake_failed"
-	WakeStalled   Code = "wake_stalled"
-	ShuttingDown  Code = "shutting_down"
-	BackendBroken Code = "backend_broken"
+	BadRequest     Code = "bad_request"
+	NoModel        Code = "no_model"
+	BodyTooLarge   Code = "body_too_large"
+	UnknownModel   Code = "model_not_found"
+	BadKey         Code = "invalid_api_key"
+	ModelForbidden Code = "model_forbidden"
+	RateLimited    Code = "rate_limited"
+	LineFull       Code = "line_full"
+	WaitTooLong    Code = "wait_too_long"
+	WakeFailed     Code = "wake_failed"
+	WakeStalled    Code = "wake_stalled"
+	ShuttingDown   Code = "shutting_down"
+	BackendBroken  Code = "backend_broken"
 )
 
 // ErrWait is TryAcquire's answer where a request would have to wait.

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"pilotlight/config"
+	"pilotlight/proxy/keys"
+	"pilotlight/router/consul"
+)
+
+// access is where the keys of an edge come from.
+type access struct {
+	ring *keys.Ring
+	cfg  *config.Keys
+	log  *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	file   []keys.Key
+	consul []keys.Key
+}
+
+// access makes the keys of an edge; nil: everybody may ask. A file that is no good at the start is an error.
+func (s site) access() (*access, error) {
+	if s.cfg.Keys == nil {
+		return nil, nil
+	}
+	a := &access{ring: keys.NewRing(), cfg: s.cfg.Keys, log: s.log}
+	if a.cfg.File != "" {
+		all, err := keys.ReadFile(a.cfg.File)
+		if err != nil {
+			return nil, err
+		}
+		a.set(&a.file, all)
+	}
+	return a, nil
+}
+
+// held is the ring, nil where everybody may ask.
+func (a *access) held() *keys.Ring {
+	if a == nil {
+		return nil
+	}
+	return a.ring
+}
+
+// pass says whether keys go on to backends.
+func (a *access) pass() bool { return a != nil && a.cfg.Pass }
+
+// set replaces the keys of one place. Those of the file go before those of Consul with the same id.
+func (a *access) set(of *[]keys.Key, all []keys.Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	*of = all
+	a.ring.Set(slices.Concat(a.consul, a.file))
+}
+
+// run follows the places until ctx ends.
+func (a *access) run(ctx context.Context, c *consul.Client) {
+	if a == nil {
+		return
+	}
+	var following sync.WaitGroup
+	if a.cfg.File != "" {
+		following.Go(func() { keys.Follow(ctx, a.cfg.File, a.log, func(all []keys.Key) { a.set(&a.file, all) }) })
+	}
+	if a.cfg.Consul {
+		known := map[string]keys.Key{}
+		following.Go(func() {
+			_ = c.Folder(ctx, "keys", func(values map[string][]byte) { a.set(&a.consul, a.parse(c, values, known)) }) // it ends when ctx does
+		})
+	}
+	following.Wait()
+}
+
+// parse reads the keys of Consul. One that is no good leaves what it was before.
+func (a *access) parse(c *consul.Client, values map[string][]byte, known map[string]keys.Key) []keys.Key {
+	maps.DeleteFunc(known, func(id string, _ keys.Key) bool { return values[id] == nil })
+	for id, value := range values {
+		k, err := keys.Parse(value)
+		if err == nil && k.ID != id {
+			err = fmt.Errorf("its id is %s", k.ID)
+		}
+		if err != nil {
+			c.Note("keys/"+id, fmt.Sprintf("the API key at keys/%s is not taken over: %v", id, err))
+			continue
+		}
+		c.Note("keys/"+id, "")
+		known[id] = k
+	}
+	return slices.Collect(maps.Values(known))
+}

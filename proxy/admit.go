@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"bytes"
+
+	"pilotlight/proxy/keys"
+	"pilotlight/router"
+)
+
+// identify finds out who asks, where keys are asked for.
+func (v *visit) identify() *router.Refusal {
+	if v.edge.keys == nil {
+		return nil
+	}
+	holder, no := v.edge.keys.Find(v.secret(), v.At)
+	if no != nil {
+		return no
+	}
+	v.holder, v.Tenant = holder, holder.Tenant
+	return nil
+}
+
+// secret is the API key that a request brings, as OpenAI's, Anthropic's and Azure's clients do.
+func (v *visit) secret() []byte {
+	for name, value := range v.head.each {
+		switch {
+		case is(name, "authorization"):
+			if scheme, key, found := bytes.Cut(value, []byte(" ")); found && is(scheme, "bearer") {
+				return trim(key)
+			}
+		case is(name, "x-api-key"), is(name, "api-key"):
+			return value
+		}
+	}
+	return nil
+}
+
+// ofAKey names the fields that an API key may be in. They go no further where the key is ours.
+func ofAKey(name []byte) bool {
+	return is(name, "authorization") || is(name, "x-api-key") || is(name, "api-key")
+}
+
+// enter lets a request for a model begin, if its key allows that. It counts until the visit is closed.
+func (v *visit) enter() *router.Refusal {
+	if v.holder == nil || v.entered {
+		return nil
+	}
+	model, known := v.edge.router.Model(v.ask.model)
+	if !known {
+		return nil // whoever has a key may hear that
+	}
+	if no := v.holder.Enter(model.Name, v.At); no != nil {
+		return no
+	}
+	v.entered = true
+	return nil
+}
+
+// leave ends what enter began.
+func (v *visit) leave() {
+	if v.entered {
+		v.holder.Leave(v.PromptTokens+v.Tokens, v.At.Add(v.Total))
+	}
+}
+
+// priority is that of the request in its model's line.
+func (v *visit) priority() router.Priority {
+	if v.holder == nil {
+		return 0
+	}
+	return v.holder.Priority()
+}
+
+// mayAsk are the models that whoever asks may ask for.
+func (v *visit) mayAsk() []router.ModelStatus {
+	all := v.edge.router.Models()
+	if v.holder == nil {
+		return all
+	}
+	return allowed(v.holder, all)
+}
+
+func allowed(h *keys.Holder, all []router.ModelStatus) []router.ModelStatus {
+	some := make([]router.ModelStatus, 0, len(all))
+	for _, m := range all {
+		if h.May(m.Name) {
+			some = append(some, m)
+		}
+	}
+	return some
+}
+
+// isOpen says whether a request is answered without a key: it asks whether the edge is up, and hears nothing else.
+func isOpen(target []byte) bool {
+	path, _, _ := bytes.Cut(originForm(target), []byte("?"))
+	switch string(path) {
+	case "/healthz", "/v2/health/live", "/v2/health/ready":
+		return true
+	}
+	return false
+}
+
+// keyed says whether the client's key stays here.
+func (v *visit) keyed() bool { return v.holder != nil && !v.edge.passKeys }

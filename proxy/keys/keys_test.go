@@ -1,0 +1,249 @@
+package keys
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pilotlight/router"
+)
+
+var noon = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+
+// made makes a key and a ring that holds it.
+func made(t testing.TB, k Key) (*Ring, string) {
+	t.Helper()
+	secret, kept, err := New(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewRing()
+	r.Set([]Key{kept})
+	return r, secret
+}
+
+func code(no *router.Refusal) router.Code {
+	if no == nil {
+		return ""
+	}
+	return no.Code
+}
+
+func TestAKeyIsKnownByItsHash(t *testing.T) {
+	r, secret := made(t, Key{ID: "a", Tenant: "team", Priority: "high", Expires: noon.Add(time.Hour)})
+	h, no := r.Find([]byte(secret), noon)
+	if no != nil || h.Tenant != "team" || h.Priority() != router.High {
+		t.Fatalf("it is %+v, %v", h, no)
+	}
+	for name, c := range map[string]struct {
+		secret string
+		at     time.Time
+	}{
+		"none": {"", noon}, "another": {"pl-" + strings.Repeat("A", 43), noon}, "a part": {secret[:len(secret)-1], noon}, "the hash": {h.Hash, noon}, "expired": {secret, noon.Add(time.Hour)},
+	} {
+		if _, no := r.Find([]byte(c.secret), c.at); code(no) != router.BadKey || no.Status != 401 || strings.Contains(no.Reason, secret[3:]) {
+			t.Errorf("%s: %v", name, no)
+		}
+	}
+	r.Set(nil)
+	if _, no := r.Find([]byte(secret), noon); code(no) != router.BadKey {
+		t.Error("it counts after it was revoked")
+	}
+	if len(secret) != 46 || strings.Contains(fmt.Sprintf("%+v", h.Key), secret[3:]) {
+		t.Errorf("a key has %d characters", len(secret))
+	}
+}
+
+func TestAKeyIsForItsModels(t *testing.T) {
+	r, secret := made(t, Key{ID: "a", Models: []string{"llama-*", "qwen/qwen3", "m?x-*"}})
+	h, _ := r.Find([]byte(secret), noon)
+	for model, may := range map[string]bool{"llama-8b": true, "llama-": true, "llama": false, "qwen/qwen3": true, "qwen/qwen3-x": false, "mix-7": true, "mx-7": false, "llama-/x": false, "": false} {
+		if got := h.Enter(model, noon); (got == nil) != may || got != nil && (got.Status != 403 || got.Code != router.ModelForbidden) {
+			t.Errorf("%s: %v", model, got)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	t.Run("at once", func(t *testing.T) {
+		r, secret := made(t, Key{ID: "a", Concurrency: 2})
+		h, _ := r.Find([]byte(secret), noon)
+		for _, want := range []router.Code{"", "", router.RateLimited} {
+			if got := h.Enter("m", noon); code(got) != want {
+				t.Errorf("%v, want %q", got, want)
+			}
+		}
+		h.Leave(0, noon)
+		if got := h.Enter("m", noon); got != nil {
+			t.Error(got)
+		}
+	})
+	t.Run("per second", func(t *testing.T) {
+		r, secret := made(t, Key{ID: "a", Rate: 2})
+		h, _ := r.Find([]byte(secret), noon)
+		granted := 0
+		for i := range 1000 { // ten per second, for 100 s
+			if h.Enter("m", noon.Add(time.Duration(i)*100*time.Millisecond)) == nil {
+				granted++
+			}
+		}
+		if granted < 200 || granted > 205 {
+			t.Errorf("%d of 1000 requests are granted in 100 s", granted)
+		}
+	})
+	t.Run("tokens", func(t *testing.T) {
+		r, secret := made(t, Key{ID: "a", Tokens: 600})
+		h, _ := r.Find([]byte(secret), noon)
+		if no := h.Enter("m", noon); no != nil {
+			t.Fatal(no)
+		}
+		h.Leave(900, noon) // nobody knew before
+		no := h.Enter("m", noon.Add(time.Second))
+		if code(no) != router.RateLimited || no.RetryAfter < 29*time.Second || no.RetryAfter > 31*time.Second {
+			t.Errorf("%+v", no)
+		}
+		if no := h.Enter("m", noon.Add(32*time.Second)); no != nil {
+			t.Error(no)
+		}
+	})
+	t.Run("what is used stays used", func(t *testing.T) {
+		secret, k, err := New(Key{ID: "a", Concurrency: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := NewRing()
+		r.Set([]Key{k})
+		before, _ := r.Find([]byte(secret), noon)
+		before.Enter("m", noon)
+		k.Tenant = "other"
+		r.Set([]Key{k})
+		after, _ := r.Find([]byte(secret), noon)
+		if no := after.Enter("m", noon); code(no) != router.RateLimited {
+			t.Error("a change of the file gives a key its limits anew")
+		}
+		before.Leave(0, noon)
+		if no := after.Enter("m", noon); no != nil {
+			t.Error(no)
+		}
+	})
+}
+
+func TestWrongKeysAreSaid(t *testing.T) {
+	good := `{"id":"a","sha256":"` + strings.Repeat("0", 64) + `"`
+	for text, want := range map[string]string{
+		"":                              "",
+		"# nothing\n\n" + good + "}":    "",
+		good + "}\n" + good + "}":       "line 2: the key a is on line 1 already",
+		"nonsense":                      "line 1: a key is a JSON object",
+		good + `,"modles":["m"]}`:       "line 1: a key is a JSON object",
+		`{"id":"a","sha256":"abc"}`:     "64 hexadecimal digits",
+		`{"sha256":"abc"}`:              "its id",
+		good + `,"priority":"urgent"}`:  "none of high, normal and low",
+		good + `,"rate":-1}`:            "negative",
+		good + `,"models":["[a"]}`:      "no name of models",
+		good + "} " + good + "}":        "one line holds one key",
+		strings.Repeat("x", maxLine+10): "too long",
+	} {
+		_, err := Read(strings.NewReader(text))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestAFileIsFollowedWithinASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "keys.jsonl")
+		_, first, _ := New(Key{ID: "a"})
+		_, second, _ := New(Key{ID: "b"})
+		write := func(keys ...Key) {
+			var b strings.Builder
+			for _, k := range keys {
+				fmt.Fprintf(&b, `{"id":%q,"sha256":%q}`+"\n", k.ID, k.Hash)
+			}
+			if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(first, second)
+		r := NewRing()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			Follow(ctx, file, slog.New(slog.NewTextHandler(io.Discard, nil)), r.Set)
+		}()
+		wants := func(n int) {
+			t.Helper()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if r.Len() != n {
+				t.Errorf("there are %d keys, want %d", r.Len(), n)
+			}
+		}
+		wants(2)
+		write(second)
+		wants(1)
+		if err := os.WriteFile(file, []byte("nonsense"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wants(1)
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		wants(1)
+		write()
+		wants(0)
+		stop()
+		<-done
+	})
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(`{"id":"a","sha256":"` + strings.Repeat("0", 64) + `","models":["*"],"expires":"2027-01-01T00:00:00Z"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		all, err := Read(strings.NewReader(text))
+		if err == nil {
+			r := NewRing()
+			r.Set(all)
+			if len(text) > 0 {
+				_, _ = r.Find([]byte(text), noon)
+			}
+		}
+	})
+}
+
+// BenchmarkCheck is what a request costs more where there are 100,000 keys.
+func BenchmarkCheck(b *testing.B) {
+	r := NewRing()
+	var all []Key
+	secrets := make([][]byte, 100_000)
+	for i := range secrets {
+		secret, k, err := New(Key{ID: fmt.Sprint(i), Tenant: "t", Models: []string{"llama-*", "qwen-*"}, Concurrency: 8, Rate: 1e9, Tokens: 1e12})
+		if err != nil {
+			b.Fatal(err)
+		}
+		secrets[i] = []byte(secret)
+		all = append(all, k)
+	}
+	r.Set(all)
+	now := time.Now()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		h, no := r.Find(secrets[i*7919%len(secrets)], now)
+		if no == nil {
+			no = h.Enter("qwen-14b", now)
+		}
+		if no != nil {
+			b.Fatal(no)
+		}
+		h.Leave(100, now)
+	}
+}

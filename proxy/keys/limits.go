@@ -1,0 +1,139 @@
+package keys
+
+import (
+	"fmt"
+	"math"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"pilotlight/router"
+)
+
+// Holder is a key's holder: who asks.
+type Holder struct {
+	Key
+	priority router.Priority
+	globs    []glob
+	limits   *limits // shared by all versions of the key
+}
+
+// limits are what a key has used.
+type limits struct {
+	mu       sync.Mutex // guards what follows
+	inFlight int
+	requests bucket
+	tokens   bucket
+}
+
+// bucket fills with time.
+type bucket struct {
+	level float64
+	at    time.Time // zero: it is full
+}
+
+// fill lets time pass, at so much per second and up to most.
+func (b *bucket) fill(now time.Time, rate, most float64) {
+	if b.at.IsZero() {
+		b.level = most
+	} else {
+		b.level = min(most, b.level+rate*max(0, now.Sub(b.at).Seconds()))
+	}
+	b.at = now
+}
+
+// wait is how long it takes until there is so much.
+func (b *bucket) wait(much, rate float64) time.Duration {
+	return time.Duration(math.Ceil((much-b.level)/rate)) * time.Second
+}
+
+// Priority is that of the holder's requests.
+func (h *Holder) Priority() router.Priority { return h.priority }
+
+// May says whether the holder may ask for a model, by the model's own name.
+func (h *Holder) May(model string) bool {
+	for i := range h.globs {
+		if h.globs[i].match(model) {
+			return true
+		}
+	}
+	return len(h.globs) == 0
+}
+
+// glob is a name of models. Most are a name, or the beginning of one, and are not worth path.Match.
+type glob struct {
+	text   string // up to the first * where that is the last character
+	prefix bool
+	odd    bool
+}
+
+func newGlob(text string) glob {
+	switch at := strings.IndexAny(text, `*?[\`); {
+	case at < 0:
+		return glob{text: text}
+	case at == len(text)-1 && text[at] == '*':
+		return glob{text: text[:at], prefix: true}
+	}
+	return glob{text: text, odd: true}
+}
+
+func (g *glob) match(model string) bool {
+	switch {
+	case g.odd:
+		ok, _ := path.Match(g.text, model)
+		return ok
+	case g.prefix:
+		return strings.HasPrefix(model, g.text) && strings.IndexByte(model[len(g.text):], '/') < 0
+	}
+	return g.text == model
+}
+
+// Enter begins a request for a model, by its own name. Where it is nil, Leave must follow.
+func (h *Holder) Enter(model string, now time.Time) *router.Refusal {
+	if !h.May(model) {
+		return &router.Refusal{Status: 403, Code: router.ModelForbidden, Reason: fmt.Sprintf("the API key %s may not ask for %s", h.ID, model)}
+	}
+	if h.Concurrency == 0 && h.Rate == 0 && h.Tokens == 0 {
+		return nil
+	}
+	l := h.limits
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.Concurrency > 0 && l.inFlight >= h.Concurrency {
+		return limited(time.Second, "the API key %s has %d requests in flight, which is its limit", h.ID, l.inFlight)
+	}
+	perSecond := h.Tokens / 60
+	if h.Tokens > 0 {
+		if l.tokens.fill(now, perSecond, h.Tokens); l.tokens.level <= 0 {
+			return limited(l.tokens.wait(1, perSecond), "the API key %s has used its %v tokens per minute", h.ID, h.Tokens)
+		}
+	}
+	if h.Rate > 0 {
+		if l.requests.fill(now, h.Rate, max(1, 2*h.Rate)); l.requests.level < 1 {
+			return limited(l.requests.wait(1, h.Rate), "the API key %s has used its %v requests per second", h.ID, h.Rate)
+		}
+		l.requests.level--
+	}
+	l.inFlight++
+	return nil
+}
+
+func limited(after time.Duration, format string, args ...any) *router.Refusal {
+	return &router.Refusal{Status: 429, Code: router.RateLimited, RetryAfter: max(after, time.Second), Reason: fmt.Sprintf(format, args...)}
+}
+
+// Leave ends a request that took so many tokens.
+func (h *Holder) Leave(tokens int64, now time.Time) {
+	if h.Concurrency == 0 && h.Rate == 0 && h.Tokens == 0 {
+		return
+	}
+	l := h.limits
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inFlight = max(0, l.inFlight-1) // a limit may have come while it was in flight
+	if h.Tokens > 0 {
+		l.tokens.fill(now, h.Tokens/60, h.Tokens)
+		l.tokens.level -= float64(tokens)
+	}
+}
