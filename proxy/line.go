@@ -28,6 +28,9 @@ func (v *visit) appendLine(dst []byte) []byte {
 	dst = strconv.AppendInt(append(dst, `,"bytes_in":`...), v.BytesIn, 10)
 	dst = strconv.AppendInt(append(dst, `,"bytes_out":`...), v.BytesOut, 10)
 	dst = appendQuoted(append(dst, `,"client":`...), v.Client)
+	if v.Tenant != "" {
+		dst = appendQuoted(append(dst, `,"tenant":`...), v.Tenant)
+	}
 	return append(dst, "}\n"...)
 }
 

@@ -255,12 +255,16 @@ func (v *visit) log(log *slog.Logger) {
 	if !log.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
+	tenant := slog.Attr{} // which is left out
+	if v.Tenant != "" {
+		tenant = slog.String("tenant", v.Tenant)
+	}
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
 		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Bool("overflow", v.Overflow), slog.Float64("first_byte_ms", ms(v.FirstByte)),
 		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
-		slog.String("client", v.Client))
+		slog.String("client", v.Client), tenant)
 }
 
 // ms is a duration for people who read logs.
