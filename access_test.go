@@ -151,3 +151,34 @@ func TestAKeySeesItsModelsAndIsLimited(t *testing.T) {
 		t.Errorf("what is kept is %s, %v", line, err)
 	}
 }
+
+// The table of routes in SECURITY.md is so.
+func TestRoutesAreOpenAsSecuritySays(t *testing.T) {
+	t.Parallel()
+	g := guard(t)
+	secret := g.key(t, "a", "--model", "ours")
+	for path, open := range map[string]bool{
+		"/healthz": true, "/v2/health/live": true, "/v2/health/ready": true, "/": false, "/v1/models": false, "/v1/models/ours": false, "/api/tags": false, "/api/ps": false,
+		"/api/version": false, "/v2": false, "/v2/models/ours/ready": false, "/upstream/ours/anything": false,
+	} {
+		for key, want := range map[string]bool{"": open, "x-api-key: wrong\r\n": open, "x-api-key: " + secret + "\r\n": true} {
+			got := g.call(t, "GET "+path+" HTTP/1.1\r\nHost: p\r\n"+key+"\r\n").reply(t)
+			if got.status == 200 != want || !want && got.status != 401 {
+				t.Errorf("%s with %q: %d %s", path, key, got.status, got.body)
+			}
+		}
+	}
+	for _, way := range []struct{ method, path, header string }{
+		{"GET", "/api/status", "Host: evil.example"}, {"POST", "/api/stop/ours", "Origin: https://evil.example"}, {"POST", "/api/stop/ours", "Sec-Fetch-Site: cross-site"},
+	} {
+		at := *g.pilotlight
+		at.addr = g.admin.Addr
+		host := "Host: " + g.admin.Addr + "\r\n"
+		if strings.HasPrefix(way.header, "Host") {
+			host = ""
+		}
+		if got := at.call(t, way.method+" "+way.path+" HTTP/1.1\r\n"+host+way.header+"\r\nContent-Length: 0\r\n\r\n").reply(t); got.status != 403 {
+			t.Errorf("the admin port answers %s with %s: %d %s", way.path, way.header, got.status, got.body)
+		}
+	}
+}

@@ -33,6 +33,7 @@ type Planner struct {
 	models   map[string]*track
 	day      time.Time // when the next one ends
 	plan     planner.Plan
+	planned  *router.Fleet // of which the plan is; nil: it is to be made anew
 }
 
 // answer is what a policy said of a model. It stands until then, unless the model is used.
@@ -77,6 +78,7 @@ func (p *Planner) Update(pool config.Pool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := p.pool.Alpha
+	p.planned = nil
 	if p.pool = pool; pool.Alpha != was {
 		p.use(p.forecast)
 	}
@@ -87,11 +89,19 @@ func (p *Planner) Update(pool config.Pool) {
 func (p *Planner) Step(now time.Time) planner.Plan {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.learn(now)
+	changed := p.learn(now)
+	fleet := p.fleet.Fleet()
+	if !changed && fleet == p.planned && now.Sub(p.plan.Made) < planEvery && (p.plan.Next.IsZero() || now.Before(p.plan.Next)) {
+		return p.plan
+	}
 	p.plan = planner.Make(p.input(now, p.pool, nil))
+	p.planned = fleet
 	p.keepScore(now)
 	return p.plan
 }
+
+// planEvery is how old a plan may be although nothing has happened: what others hold of GPUs changes without a word.
+const planEvery = time.Minute
 
 // Plan is the last one.
 func (p *Planner) Plan() planner.Plan {
@@ -111,8 +121,8 @@ func (p *Planner) WhatIf(now time.Time, pool config.Pool, models map[string]conf
 	return planner.Make(p.input(now, pool, models))
 }
 
-// learn tells the policies how models were used.
-func (p *Planner) learn(now time.Time) {
+// learn tells the policies how models were used. It says whether any was, or no longer is.
+func (p *Planner) learn(now time.Time) (changed bool) {
 	if p.day.IsZero() {
 		p.day = now.Add(24 * time.Hour)
 	}
@@ -122,11 +132,12 @@ func (p *Planner) learn(now time.Time) {
 		}
 	}
 	for _, m := range p.fleet.Fleet().Models {
-		p.learnModel(m, now)
+		changed = p.learnModel(m, now) || changed
 	}
+	return changed
 }
 
-func (p *Planner) learnModel(m *router.Model, now time.Time) {
+func (p *Planner) learnModel(m *router.Model, now time.Time) (changed bool) {
 	granted, inFlight, waiting := int64(0), 0, 0
 	for _, b := range m.Backends {
 		u := p.fleet.Use(b.ID)
@@ -151,7 +162,9 @@ func (p *Planner) learnModel(m *router.Model, now time.Time) {
 			known.Ended(m.Name, now)
 		}
 	}
+	changed = came > 0 || busy != t.busy
 	t.busy = busy
+	return changed
 }
 
 // predictive is the name of the policy that shares one forecast, however it is set.
