@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -99,7 +100,7 @@ func Read(r io.Reader) ([]Key, error) {
 	var all []Key
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
-	seen := map[string]int{}
+	seen, hashes := map[string]int{}, map[string]int{}
 	for n := 1; lines.Scan(); n++ {
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 || text[0] == '#' {
@@ -112,6 +113,10 @@ func Read(r io.Reader) ([]Key, error) {
 		if before, twice := seen[k.ID]; twice {
 			return nil, fmt.Errorf("line %d: the key %s is on line %d already", n, k.ID, before)
 		}
+		if before, twice := hashes[k.Hash]; twice {
+			return nil, fmt.Errorf("line %d: the key %s is the same as on line %d", n, k.ID, before)
+		}
+		hashes[k.Hash] = n
 		if seen[k.ID] = n; len(seen) > maxKeys {
 			return nil, fmt.Errorf("line %d: there are more than %d keys", n, maxKeys)
 		}
@@ -134,6 +139,7 @@ func Parse(text []byte) (Key, error) {
 	if d.More() {
 		return k, errors.New("one line holds one key")
 	}
+	k.Hash = strings.ToLower(k.Hash)
 	if err := k.check(); err != nil {
 		return k, fmt.Errorf("key %s: %w", k.ID, err)
 	}

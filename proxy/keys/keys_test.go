@@ -138,9 +138,10 @@ func TestLimits(t *testing.T) {
 func TestWrongKeysAreSaid(t *testing.T) {
 	good := `{"id":"a","sha256":"` + strings.Repeat("0", 64) + `"`
 	for text, want := range map[string]string{
-		"":                              "",
-		"# nothing\n\n" + good + "}":    "",
-		good + "}\n" + good + "}":       "line 2: the key a is on line 1 already",
+		"":                           "",
+		"# nothing\n\n" + good + "}": "",
+		good + "}\n" + good + "}":    "line 2: the key a is on line 1 already",
+		good + "}\n" + strings.Replace(good, "\"a\"", "\"b\"", 1) + "}": "line 2: the key b is the same as on line 1",
 		"nonsense":                      "line 1: a key is a JSON object",
 		good + `,"modles":["m"]}`:       "line 1: a key is a JSON object",
 		`{"id":"a","sha256":"abc"}`:     "64 hexadecimal digits",
