@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pilotlight/config"
+	"pilotlight/proxy"
 	"pilotlight/proxy/admin"
 	"pilotlight/router"
 	"pilotlight/router/consul"
@@ -210,6 +211,22 @@ func (p *planning) whatIf(text []byte) (any, error) {
 	}
 	return planned{PlanStatus: admin.PlanStatus{Policy: string(pool.Policy), DryRun: true}, Plan: p.WhatIf(p.clock(), pool, models)}, nil
 }
+
+// Ended hears of every request: how long it waited for a wake.
+func (p *planning) Ended(v *proxy.Visit) {
+	if p.cfg.Load().Target == nil || v.Model == "" {
+		return
+	}
+	waited := time.Duration(0)
+	if v.Cold {
+		waited = v.Waited
+	}
+	p.Answered(waited)
+}
+
+// Settled and Accounted say nothing to it.
+func (*planning) Settled(*proxy.Share)     {}
+func (*planning) Accounted(*proxy.Account) {}
 
 // collect is the planner's metrics.
 func (p *planning) collect(to chan<- prometheus.Metric) {

@@ -15,6 +15,9 @@ func (p *Planner) input(now time.Time, pool config.Pool, others map[string]confi
 	in := &planner.Input{
 		Now: now, DryRun: pool.DryRun, Before: &p.plan, Prices: prices(pool), Budget: planner.Budget{Loads: pool.Loads, Per: time.Minute, Swaps: pool.Swaps},
 	}
+	if t := pool.Target; t != nil {
+		in.Seen = p.answers.seen(now, t.Wait.Std())
+	}
 	for _, n := range p.fleet.Nodes() {
 		in.Nodes = append(in.Nodes, node(n))
 	}
@@ -91,7 +94,7 @@ func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now 
 		is.Rules.IdleTime, is.Decision.Chance = c.IdleTime.Std(), -1
 		return is
 	}
-	if priced := worth(pool, load, memory); priced > 0 {
+	if priced := p.prices(pool).Worth(load, int64(memory), 1); priced > 0 && (pool.ColdStartCost > 0 || pool.Target != nil) {
 		k = priced
 	}
 	is.Rules.K = k
@@ -107,13 +110,13 @@ func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now 
 	return is
 }
 
-// worth is for how long a model's GPU memory may be held idle to spare one cold start, by the prices; 0: they do not say.
-func worth(pool config.Pool, load time.Duration, memory config.Size) time.Duration {
-	hourly := float64(pool.GPUPrice) * float64(memory) / float64(config.GiB)
-	if pool.ColdStartCost == 0 || hourly == 0 {
-		return 0
+// prices are those by which a model's K is found: where a target steers the price of waiting, as the last plan had it.
+func (p *Planner) prices(pool config.Pool) planner.Prices {
+	all := prices(pool)
+	if pool.Target != nil && p.plan.ColdStart > 0 {
+		all.ColdStart = p.plan.ColdStart
 	}
-	return time.Duration(float64(pool.ColdStartCost) * load.Seconds() / hourly * float64(time.Hour))
+	return all
 }
 
 // rests is the tier from which a backend would wake: where it is, or where it would go from its GPUs.

@@ -2,6 +2,7 @@ package live
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -23,8 +24,9 @@ type Fleet interface {
 
 // Planner learns and plans. All its methods may be called from any goroutine.
 type Planner struct {
-	fleet Fleet
-	speed float64
+	fleet   Fleet
+	speed   float64
+	answers answers
 
 	mu       sync.Mutex // guards what follows
 	pool     config.Pool
@@ -102,6 +104,36 @@ func (p *Planner) Step(now time.Time) planner.Plan {
 
 // planEvery is how old a plan may be although nothing has happened: what others hold of GPUs changes without a word.
 const planEvery = time.Minute
+
+// Answered counts a request, and whether it waited for a wake, for a promise of how few may wait for long. It is called for each one.
+func (p *Planner) Answered(waited time.Duration) {
+	p.answers.mu.Lock()
+	defer p.answers.mu.Unlock()
+	p.answers.requests++
+	if waited > p.answers.most {
+		p.answers.late++
+	}
+}
+
+// answers counts the requests of a day or so: those of earlier fade.
+type answers struct {
+	mu             sync.Mutex // guards what follows
+	most           time.Duration
+	requests, late float64
+	at             time.Time
+}
+
+// seen is what was counted.
+func (a *answers) seen(now time.Time, most time.Duration) planner.Seen {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at.IsZero() {
+		a.at = now
+	}
+	fade := math.Exp(-float64(now.Sub(a.at)) / float64(24*time.Hour))
+	a.requests, a.late, a.at, a.most = a.requests*fade, a.late*fade, now, most
+	return planner.Seen{Requests: int64(a.requests), Waited: int64(a.late)}
+}
 
 // Plan is the last one.
 func (p *Planner) Plan() planner.Plan {

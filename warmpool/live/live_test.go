@@ -302,10 +302,29 @@ func TestPricesMakeK(t *testing.T) {
 	priced := pool("predictive:k=20m")
 	priced.ColdStartCost, priced.GPUPrice = 0.001, 0.03
 	// 30 s of waiting cost 0.03, and an hour of 8 GiB 0.24: an eighth of an hour.
-	if k := worth(priced, 30*time.Second, 8*config.GiB); k.Round(time.Millisecond) != 450*time.Second {
+	if k := prices(priced).Worth(30*time.Second, int64(8*config.GiB), 1); k.Round(time.Millisecond) != 450*time.Second {
 		t.Errorf("a cold start is worth %s", k)
 	}
-	if k := worth(pool("predictive:k=20m"), 30*time.Second, 8*config.GiB); k != 0 {
-		t.Errorf("without a price of waiting a cold start is worth %s", k)
+}
+
+func TestATargetSteersThePriceOfWaiting(t *testing.T) {
+	f := newFleet(map[string]config.Model{"m": model("m")})
+	aimed := pool("predictive:k=20m")
+	aimed.ColdStartCost = 0.001
+	aimed.Target = &config.ColdTarget{Share: 0.01, Wait: config.Duration(2 * time.Second)}
+	p := New(f, aimed, 1)
+	now := noon
+	steer := func(waited time.Duration) float64 {
+		for i := range 500 {
+			if now = now.Add(time.Minute); i%2 == 0 {
+				p.Answered(waited)
+			}
+			p.Step(now)
+		}
+		return p.Plan().ColdStart
+	}
+	begins := p.Step(now).ColdStart
+	if dear := steer(10 * time.Second); dear <= begins {
+		t.Errorf("everybody waits for too long, and waiting costs %g, which was %g", dear, begins)
 	}
 }
