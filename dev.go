@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"pilotlight/config"
 	"pilotlight/proxy/admin"
@@ -67,6 +68,9 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 		started:     func() { fmt.Printf(welcome, c.Listen, c.Admin, c.Listen, c.Admin) },
 	}
 	if recorded != nil {
+		if err := replaceFile(filepath.Join(dir, "learned.json"), recorded.learned()); err != nil {
+			return err
+		}
 		c.serveRecorded(ctx, &s, recorded)
 	}
 	return serve(ctx, s)

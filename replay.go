@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -105,6 +106,24 @@ func (r *replay) config() []byte {
 			"        engine: vllm\n        sleep: engine\n        memory: 16GiB\n        asleep_memory: 1GiB\n        slots: 32\n", r.name(i), r.name(i), load, load)
 	}
 	return b.Bytes()
+}
+
+// learned is what is known of wake times before the first: those of a recording are shorter than any guess.
+func (r *replay) learned() []byte {
+	type lesson struct {
+		Wake map[string]time.Duration `json:"wake_ns"`
+	}
+	const starts = 80 * time.Millisecond // a process
+	load := time.Duration(float64(r.Load.Std()) / r.Speed)
+	all := map[string]lesson{}
+	for i := range r.models {
+		all[r.name(i)+"-0"] = lesson{map[string]time.Duration{"disk": load + starts, "host": load}}
+	}
+	text, err := json.Marshal(map[string]any{"version": 2, "backends": all})
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return text
 }
 
 // teach lets the planner learn from the part of the recording that is past when the replay begins.

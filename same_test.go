@@ -34,7 +34,8 @@ func decision(at time.Time, model string, warm bool) string {
 	return fmt.Sprintf("%s %s warm: %t", at.Format(time.RFC3339Nano), model, warm)
 }
 
-const loadTime = 30 * time.Second
+// loadTime is short: what has come a moment ago stays for twice as long, which simulate knows nothing of.
+const loadTime = time.Second
 
 // recorded is made-up demand of three days, with hours and habits, in whole seconds.
 func recorded() (uses []simulate.Use) {

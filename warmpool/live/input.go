@@ -77,6 +77,7 @@ func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now 
 			continue // it rests
 		}
 		one := p.backend(b)
+		one.Since = p.since(b, now)
 		is.Backends = append(is.Backends, one)
 		warm = warm || one.Tier == router.OnGPU
 		if soon := one.Wake[rests(b)]; load < 0 || soon < load {
@@ -133,7 +134,7 @@ func rests(b *router.Backend) router.Tier {
 // backend is a backend as the planner sees it.
 func (p *Planner) backend(b *router.Backend) planner.Backend {
 	is := planner.Backend{
-		ID: b.ID, Node: b.Node, Tier: b.Tier, Since: b.Since, GPU: int64(b.Memory), CannotSleep: b.Stays, CannotStop: b.NoStop,
+		ID: b.ID, Node: b.Node, Tier: b.Tier, GPU: int64(b.Memory), CannotSleep: b.Stays, CannotStop: b.NoStop,
 		Wake: map[router.Tier]time.Duration{router.OnDisk: p.scaled(b.Wakes.Disk), router.OnHost: p.scaled(b.Wakes.Host)},
 	}
 	if !b.NoSleep {
@@ -147,6 +148,19 @@ func (p *Planner) backend(b *router.Backend) planner.Backend {
 	case router.Ready, router.Asleep, router.Stopped, router.Failed:
 	}
 	return is
+}
+
+// since is since when a backend is where it is, as far as the planner has seen.
+func (p *Planner) since(b *router.Backend, now time.Time) time.Time {
+	was, known := p.places[b.ID]
+	switch {
+	case !known:
+		was = place{b.State, time.Time{}} // it may have been there for long
+	case was.state != b.State:
+		was = place{b.State, now}
+	}
+	p.places[b.ID] = was
+	return was.since
 }
 
 // scaled is a time of the fleet in the planner's.

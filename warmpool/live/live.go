@@ -35,7 +35,8 @@ type Planner struct {
 	models   map[string]*track
 	day      time.Time // when the next one ends
 	plan     planner.Plan
-	planned  *router.Fleet // of which the plan is; nil: it is to be made anew
+	places   map[string]place // of backends, by ID
+	planned  *router.Fleet    // of which the plan is; nil: it is to be made anew
 }
 
 // answer is what a policy said of a model. It stands until then, unless the model is used.
@@ -50,6 +51,12 @@ func (a *answer) stands(of policy.Policy, q *policy.Question) bool {
 	return a.of == of && a.question.Idle.Equal(q.Idle) && a.question.K == q.K && (a.Until.IsZero() || q.Now.Before(a.Until))
 }
 
+// place is where a backend is, and since when by the planner's time, which need not be the fleet's.
+type place struct {
+	state router.State
+	since time.Time
+}
+
 // track is what is known of one model's use.
 type track struct {
 	granted int64     // in sum, when it was last looked at
@@ -62,7 +69,7 @@ type track struct {
 
 // New makes a planner that has learned nothing. Speed is how many seconds of its time pass in one of the fleet's: 1, but for replays.
 func New(fleet Fleet, pool config.Pool, speed float64) *Planner {
-	p := &Planner{fleet: fleet, pool: pool, speed: speed, policies: map[string]policy.Policy{}, models: map[string]*track{}}
+	p := &Planner{fleet: fleet, pool: pool, speed: speed, policies: map[string]policy.Policy{}, models: map[string]*track{}, places: map[string]place{}}
 	p.use(forecast.New())
 	return p
 }
