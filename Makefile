@@ -120,6 +120,10 @@ soak-ledger: ## Two edges under load for SOAK (10m), one killed in the middle: w
 bench-routing: ## Time to the first token by how backends are picked, on recorded requests in virtual time
 	@go run ./loadtest/benchrouting $(ARGS)
 
+.PHONY: bench-attribution
+bench-attribution: ## How near each request's share of GPU time is to the true one, in virtual time; one line of JSON
+	@go run ./loadtest/benchattribution $(ARGS)
+
 .PHONY: bench-consul
 bench-consul: bin/consul ## What discovery costs an edge: 5,000 backends of 500 models on 200 nodes, in a real Consul
 	@go run ./loadtest/benchconsul $(ARGS)

@@ -17,47 +17,49 @@ import (
 // layout is every package, and what it may import of ours: config ← probe ← router ← warmpool ← main. "." is main.
 func layout() map[string][]string {
 	return map[string][]string{
-		"config":                   {},
-		"config/foreign":           {"config"},
-		"probe":                    {"config", "probe/proc"},
-		"probe/proc":               {},
-		"probe/engine":             {"config", "probe"},
-		"probe/nvml":               {"config", "probe", "probe/proc"},
-		"router":                   {"config", "probe"},
-		"router/consul":            {"config", "router"},
-		"warmpool":                 {"config", "probe", "router"},
-		"warmpool/launch":          {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
-		"warmpool/advise":          {"config"},
-		"warmpool/agent":           {"config", "probe", "router"},
-		"warmpool/forecast":        {},
-		"warmpool/policy":          {"warmpool/forecast"}, // it decides live and in virtual time alike
-		"warmpool/simulate":        {"warmpool/policy"},
-		"warmpool/simulate/report": {"warmpool/simulate"},
-		"warmpool/planner":         {"router", "warmpool/policy"},
-		"warmpool/live":            {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
-		"proxy/keys":               {"router"},
-		"proxy":                    {"config", "probe", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
-		"proxy/admin":              {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
-		"proxy/ledger":             {"proxy", "router"},
-		"loadtest":                 {"loadtest/trace"}, // it sees servers as clients do
-		"loadtest/trace":           {},
-		"loadtest/scenario":        {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
-		"loadtest/report":          {"loadtest"},
-		"loadtest/modelsim":        {}, // it knows nothing of us, as no model server does
-		"loadtest/grpcsim":         {},
-		"loadtest/grpcsim/cmd":     {"loadtest/grpcsim"},
-		"loadtest/realconsul":      {"probe/proc"},
-		"loadtest/chaosconsul":     {"probe/proc", "loadtest/realconsul"},
-		"loadtest/benchconsul":     {"config", "router", "router/consul", "loadtest/realconsul"},
-		"loadtest/edge":            {}, // it sees pilotlight from outside
-		"loadtest/demofleet":       {"probe/proc"},
-		"loadtest/benchwake":       {"loadtest/edge"},
-		"loadtest/benchrouting":    {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
-		"loadtest/benchleave":      {"loadtest/edge"},
-		"loadtest/benchproxy":      {"loadtest/edge"},
-		"loadtest/soakedge":        {"loadtest/edge"},
-		"deploy/tinymodel":         {},
-		"deploy/tinymodel/cmd":     {"deploy/tinymodel"},
+		"config":                    {},
+		"config/foreign":            {"config"},
+		"probe":                     {"config", "probe/proc"},
+		"probe/proc":                {},
+		"probe/engine":              {"config", "probe"},
+		"probe/nvml":                {"config", "probe", "probe/proc"},
+		"probe/meter":               {}, // pure: what was measured and who was in flight go in, shares come out
+		"router":                    {"config", "probe"},
+		"router/consul":             {"config", "router"},
+		"warmpool":                  {"config", "probe", "router"},
+		"warmpool/launch":           {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
+		"warmpool/advise":           {"config"},
+		"warmpool/agent":            {"config", "probe", "router"},
+		"warmpool/forecast":         {},
+		"warmpool/policy":           {"warmpool/forecast"}, // it decides live and in virtual time alike
+		"warmpool/simulate":         {"warmpool/policy"},
+		"warmpool/simulate/report":  {"warmpool/simulate"},
+		"warmpool/planner":          {"router", "warmpool/policy"},
+		"warmpool/live":             {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
+		"proxy/keys":                {"router"},
+		"proxy":                     {"config", "probe", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
+		"proxy/admin":               {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
+		"proxy/ledger":              {"proxy", "router"},
+		"loadtest":                  {"loadtest/trace"}, // it sees servers as clients do
+		"loadtest/trace":            {},
+		"loadtest/scenario":         {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
+		"loadtest/report":           {"loadtest"},
+		"loadtest/modelsim":         {}, // it knows nothing of us, as no model server does
+		"loadtest/grpcsim":          {},
+		"loadtest/grpcsim/cmd":      {"loadtest/grpcsim"},
+		"loadtest/realconsul":       {"probe/proc"},
+		"loadtest/chaosconsul":      {"probe/proc", "loadtest/realconsul"},
+		"loadtest/benchconsul":      {"config", "router", "router/consul", "loadtest/realconsul"},
+		"loadtest/edge":             {}, // it sees pilotlight from outside
+		"loadtest/demofleet":        {"probe/proc"},
+		"loadtest/benchwake":        {"loadtest/edge"},
+		"loadtest/benchattribution": {"loadtest/modelsim", "probe/meter"},
+		"loadtest/benchrouting":     {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
+		"loadtest/benchleave":       {"loadtest/edge"},
+		"loadtest/benchproxy":       {"loadtest/edge"},
+		"loadtest/soakedge":         {"loadtest/edge"},
+		"deploy/tinymodel":          {},
+		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
 		".": {
 			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
