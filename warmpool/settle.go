@@ -89,7 +89,11 @@ func (k *Keeper) settleOne(u *unit, now time.Time) {
 		u.launcher = k.launch(u.model, u.policy, u.spec)
 		k.find(u)
 	case down && u.isWanted() && !u.gone && u.next == nil:
-		k.move(u, wanted, "asked for")
+		why := "asked for"
+		if u.isAhead() {
+			why = "woken ahead: " + k.wishes[u.id].Why
+		}
+		k.move(u, wanted, why)
 		k.queue = append(k.queue, u)
 	case u.state == router.Failed && len(u.waits) > 0 && u.rested.After(now):
 		u.answer(u.resting(now))

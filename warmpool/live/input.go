@@ -99,7 +99,7 @@ func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now 
 		k = priced
 	}
 	is.Rules.K = k
-	q := policy.Question{Model: m.Name, Now: now, Idle: t.idle, Warm: warm, Load: load, K: k}
+	q := policy.Question{Model: m.Name, Now: now, Idle: t.idle, Warm: warm, Load: load, K: k, Trial: !keep}
 	if !keep {
 		is.Decision = planner.Decision(chosen.Decide(q))
 		return is

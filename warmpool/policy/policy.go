@@ -12,7 +12,7 @@ type Policy interface {
 	Arrived(model string, at time.Time, requests int)
 	// Ended says that a model became idle.
 	Ended(model string, at time.Time)
-	// Decide says what to do with an idle model. It changes nothing that a later answer depends on.
+	// Decide says what to do with an idle model. A later answer may depend on it, unless it is a trial.
 	Decide(q Question) Decision
 	// Day says that a day is over: the time for whatever takes longer, such as to fit a model anew.
 	Day(now time.Time)
@@ -27,6 +27,7 @@ type Question struct {
 	Load  time.Duration // how long a wake takes from where it is, or would be if it slept
 	K     time.Duration // how long idle memory may be held to spare one cold start; 0: as the policy was told
 	Brief bool          // nobody reads Why: it may be empty
+	Trial bool          // nobody does what the answer says
 }
 
 // Decision says where an idle model should be.

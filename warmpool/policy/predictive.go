@@ -26,19 +26,23 @@ type predictive struct {
 	alpha    float64
 	forecast *forecast.Forecast
 	usual    float64 // the median model's rate; 0: not known
+	regrets  map[string]*regret
 }
 
 func newPredictive(s *settings) Policy {
-	return &predictive{k: s.duration("k"), alpha: s.number("alpha", 0, 1), forecast: forecast.New()}
+	return &predictive{k: s.duration("k"), alpha: s.number("alpha", 0, 1), forecast: forecast.New(), regrets: map[string]*regret{}}
 }
 
 // Predictive is the policy predictive with a forecast that exists, such as one that was saved.
 func Predictive(k time.Duration, alpha float64, f *forecast.Forecast) Policy {
-	return &predictive{k: k, alpha: alpha, forecast: f}
+	return &predictive{k: k, alpha: alpha, forecast: f, regrets: map[string]*regret{}}
 }
 
 func (p *predictive) Arrived(model string, at time.Time, requests int) {
 	p.forecast.Arrived(model, at, requests)
+	if r := p.regrets[model]; r != nil {
+		r.arrived(at)
+	}
 }
 
 func (p *predictive) Ended(model string, at time.Time) { p.forecast.Ended(model, at) }
@@ -76,14 +80,30 @@ func (p *predictive) Decide(q Question) Decision {
 	} else if d.Warm = p.wakes(q, k, chance); d.Warm {
 		d.Until, d.Next = first, first
 	}
+	regretted := false
+	if !q.Trial {
+		regretted = p.regret(q.Model).decide(&q, d.Warm, k)
+		d.Warm = d.Warm && !regretted
+	}
 	if !d.Warm {
 		for d.Until = q.begins(1).Add(-q.Load); !d.Until.After(q.Now); d.Until = d.Until.Add(time.Minute) {
 		}
 	}
 	if !q.Brief {
 		d.Why = p.forecast.Why(q.Model, first)
+		if regretted {
+			d.Why = "its last wakes ahead were for nothing; " + d.Why
+		}
 	}
 	return d
+}
+
+// regret is that of a model.
+func (p *predictive) regret(model string) *regret {
+	if p.regrets[model] == nil {
+		p.regrets[model] = &regret{}
+	}
+	return p.regrets[model]
 }
 
 // worth is how long this model's idle memory may be held for one cold start, in whole seconds.
