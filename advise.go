@@ -181,7 +181,7 @@ func (c *adviseCmd) prices() (cfg *config.Config, lists []priceList, err error) 
 
 // demand is what there was, by model, from a recording or from ledgers.
 func (c *adviseCmd) demand(ctx context.Context, cfg *config.Config) (models []advise.Model, length time.Duration, from string, err error) {
-	uses := map[string][]advise.Use{}
+	var uses map[string][]advise.Use
 	if c.Trace != "" {
 		if uses, length, err = c.recorded(); err != nil {
 			return nil, 0, "", err

@@ -40,7 +40,7 @@ type replay struct {
 	began  time.Time
 	log    *slog.Logger
 
-	asked, cold, failed atomic.Int64
+	asked, failed atomic.Int64
 }
 
 // maxReplayed is how many model servers are simulated at most.

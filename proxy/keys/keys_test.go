@@ -3,7 +3,6 @@ package keys
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -179,7 +178,7 @@ func TestAFileIsFollowedWithinASecond(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			Follow(ctx, file, slog.New(slog.NewTextHandler(io.Discard, nil)), r.Set)
+			Follow(ctx, file, slog.New(slog.DiscardHandler), r.Set)
 		}()
 		wants := func(n int) {
 			t.Helper()

@@ -101,13 +101,13 @@ func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now 
 	is.Rules.K = k
 	q := policy.Question{Model: m.Name, Now: now, Idle: t.idle, Warm: warm, Load: load, K: k, Trial: !keep}
 	if !keep {
-		is.Decision = planner.Decision(chosen.Decide(q))
+		is.Decision = chosen.Decide(q)
 		return is
 	}
 	if !t.asked.stands(chosen, &q) {
 		t.asked = answer{chosen, q, chosen.Decide(q)}
 	}
-	is.Decision = planner.Decision(t.asked.Decision)
+	is.Decision = t.asked.Decision
 	return is
 }
 

@@ -25,7 +25,6 @@ func (s Score) HitRate() float64 { return float64(s.Used) / float64(s.Used+s.Lat
 type bet struct {
 	at, ready time.Time
 	gib       float64
-	settled   bool
 }
 
 // settle ends a bet since somebody has asked.
