@@ -57,7 +57,7 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 		return fmt.Errorf("make a directory for the state: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	cfg.Node.StateDir = dir
+	cfg.Node.StateDir, cfg.Ledger.File = dir, filepath.Join(dir, "ledger.db")
 	if err := override(cfg, c.Listen, c.Admin); err != nil {
 		return err
 	}
