@@ -79,6 +79,9 @@ func TestAttacks(t *testing.T) {
 		"dots in the path":            {post("/upstream/ours/../theirs/v1/x", `{}`, auth), 200, ""}, // it is ours that is asked, for a path of its own
 		"a model that nobody has":     {post(path, `{"model":"nobody's"}`, auth), 404, "model_not_found"},
 		"what there is, without":      {"GET /v1/models HTTP/1.1\r\nHost: p\r\n\r\n", 401, "invalid_api_key"},
+		"a model at an open path":     {post("/healthz", `{"model":"ours"}`), 401, "invalid_api_key"},
+		"the same, of KServe":         {post("/v2/health/live", `{"model":"ours"}`, "X-Pilotlight-Model: ours"), 401, "no API key"},
+		"the same, with a query":      {post("/healthz?model=ours", `{}`), 401, "invalid_api_key"},
 		"too large a body":            {post(path, `{"model":"ours","x":"`+strings.Repeat("x", 2000)+`"}`, auth), 413, "body_too_large"},
 		"two lengths":                 {"POST " + path + " HTTP/1.1\r\nHost: p\r\n" + auth + "\r\nContent-Length: 16\r\nContent-Length: 17\r\n\r\n" + `{"model":"ours"}`, 400, "bad_request"},
 		"two keys, the first wrong":   {post(path, `{"model":"ours"}`, "Authorization: Bearer wrong", "x-api-key: "+ours), 401, "invalid_api_key"},

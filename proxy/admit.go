@@ -3,6 +3,8 @@ package proxy
 import (
 	"bytes"
 
+	"github.com/valyala/fasthttp"
+
 	"pilotlight/proxy/keys"
 	"pilotlight/router"
 )
@@ -40,14 +42,18 @@ func ofAKey(name []byte) bool {
 	return is(name, "authorization") || is(name, "x-api-key") || is(name, "api-key")
 }
 
-// enter lets a request for a model begin, if its key allows that. It counts until the visit is closed.
+// enter lets a request for a model begin, if its key allows that. It counts until the visit is closed. Whatever led here, nobody comes further whose key
+// was not found.
 func (v *visit) enter() *router.Refusal {
-	if v.holder == nil || v.entered {
+	if v.edge.keys == nil {
 		return nil
 	}
+	if v.holder == nil {
+		return v.identify()
+	}
 	model, known := v.edge.router.Model(v.ask.model)
-	if !known {
-		return nil // whoever has a key may hear that
+	if !known { // whoever has a key may hear that
+		return unknownModel(v.ask.model)
 	}
 	if no := v.holder.Enter(model.Name, v.At); no != nil {
 		return no
@@ -90,9 +96,13 @@ func allowed(h *keys.Holder, all []router.ModelStatus) []router.ModelStatus {
 	return some
 }
 
-// isOpen says whether a request is answered without a key: it asks whether the edge is up, and hears nothing else.
-func isOpen(target []byte) bool {
-	path, _, _ := bytes.Cut(originForm(target), []byte("?"))
+// isOpen says whether a request is answered without a key: it asks whether the edge is up, and hears nothing else. It is one of those that listing
+// answers, so that it comes to no backend.
+func isOpen(h *fasthttp.RequestHeader) bool {
+	if !h.IsGet() && !h.IsHead() {
+		return false
+	}
+	path, _, _ := bytes.Cut(originForm(h.RequestURI()), []byte("?"))
 	switch string(path) {
 	case "/healthz", "/v2/health/live", "/v2/health/ready":
 		return true

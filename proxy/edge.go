@@ -171,7 +171,7 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		v.conn.takeOver()
 	}
 	no := v.identify()
-	if no != nil && !isOpen(r.Header.RequestURI()) {
+	if no != nil && !isOpen(&r.Header) {
 		v.ask.api = apiOf(r.Header.RequestURI())
 		v.fail(no)
 		return
