@@ -63,6 +63,7 @@ type Hub struct {
 	backends map[string]*backend
 	edges    map[string]*edge       // by Edge.ID
 	wished   map[string]router.Wish // by the planner, last
+	wisher   string                 // the ID of that planner's edge
 	began    time.Time
 	changed  chan struct{} // closed, and replaced, when something has changed that Drained waits for
 }

@@ -79,7 +79,7 @@ type Link struct {
 	told    map[string]router.Use
 	uses    map[string]router.Use // of all edges, as the agent says
 	wishes  map[string]router.Wish
-	wish    bool // wishes have changed
+	wish    bool // wishes are to be said
 	ack     uint64
 	acked   uint64 // what the agent was told of it
 	asks    map[uint64]*asking
@@ -233,6 +233,7 @@ func (l *Link) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.told, l.ack, l.acked, l.sent, l.first, l.tell = map[string]router.Use{}, 0, 0, nil, 1, true
+	l.wish = l.wish || len(l.wishes) > 0 // an agent that was started anew has not heard them
 }
 
 // listen acts on what the agent says.

@@ -229,7 +229,7 @@ func (h *Hub) take(s *stream, up *Up) {
 		h.ask(s, up.Asks)
 	}
 	if up.Wishes != nil {
-		h.wish(up.Wishes, now)
+		h.wish(e.ID, up.Wishes, now)
 	}
 	if up.Bye {
 		e.callOff()
@@ -271,8 +271,12 @@ func (h *Hub) remember(e *edge) {
 	}
 }
 
-// wish hands on what the planner wants. h.mu is held.
-func (h *Hub) wish(all map[string]Wish, now time.Time) {
+// wish hands on what the planner wants. An edge that has ceased to be it takes back its own wishes, and not those of the next. h.mu is held.
+func (h *Hub) wish(edge string, all map[string]Wish, now time.Time) {
+	if len(all) == 0 && h.wisher != edge {
+		return
+	}
+	h.wisher = edge
 	wishes := make(map[string]router.Wish, len(all))
 	for id, w := range all {
 		made := now.Add(-w.Age)

@@ -64,3 +64,33 @@ func TestWishesReachTheKeeper(t *testing.T) {
 		}
 	})
 }
+
+// An agent that was started anew hears what the planner wants, and the planner of before takes back nothing that the next one said.
+func TestWishesOutliveAnAgentAndAPlanner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 2)
+		wish := func(e *testEdge, why string) {
+			e.links.Wish(map[string]router.Wish{"n/m-0": {Tier: router.OnHost, Made: time.Now(), Until: time.Now().Add(time.Minute), Why: why}})
+		}
+		wants := func(why string) {
+			t.Helper()
+			time.Sleep(10 * way)
+			if got := l.node.wished()["n/m-0"].Why; got != why {
+				t.Errorf("the keeper goes by %q, want %q", got, why)
+			}
+		}
+		wish(l.edges[0], "the first planner's")
+		wants("the first planner's")
+		l.killAgent()
+		l.node.Wish(nil)
+		l.startAgent()
+		time.Sleep(2 * maxPause)
+		wants("the first planner's")
+		wish(l.edges[1], "the next one's")
+		wants("the next one's")
+		l.edges[0].links.Wish(nil)
+		wants("the next one's")
+		l.edges[1].links.Wish(nil)
+		wants("")
+	})
+}
