@@ -69,28 +69,45 @@ func (a *access) run(ctx context.Context, c *consul.Client) {
 		following.Go(func() { keys.Follow(ctx, a.cfg.File, a.log, func(all []keys.Key) { a.set(&a.file, all) }) })
 	}
 	if a.cfg.Consul {
-		known := map[string]keys.Key{}
+		k := inConsul{note: c.Note, good: map[string]keys.Key{}, bad: map[string]bool{}}
 		following.Go(func() {
-			_ = c.Folder(ctx, "keys", func(values map[string][]byte) { a.set(&a.consul, a.parse(c, values, known)) }) // it ends when ctx does
+			_ = c.Folder(ctx, "keys", func(values map[string][]byte) { a.set(&a.consul, k.take(values)) }) // it ends when ctx does
 		})
 	}
 	following.Wait()
 }
 
-// parse reads the keys of Consul. One that is no good leaves what it was before.
-func (a *access) parse(c *consul.Client, values map[string][]byte, known map[string]keys.Key) []keys.Key {
-	maps.DeleteFunc(known, func(id string, _ keys.Key) bool { return values[id] == nil })
-	for id, value := range values {
-		k, err := keys.Parse(value)
-		if err == nil && k.ID != id {
-			err = fmt.Errorf("its id is %s", k.ID)
+// inConsul are the keys in Consul's KV. They belong to one goroutine.
+type inConsul struct {
+	note func(name, problem string)
+	good map[string]keys.Key // by ID, as last seen to be good
+	bad  map[string]bool     // those whose value now is not
+}
+
+// take takes in all that stands there. A key that is no good stays what it was before.
+func (k *inConsul) take(values map[string][]byte) []keys.Key {
+	for id := range k.bad {
+		if _, there := values[id]; !there {
+			k.note("keys/"+id, "")
+			delete(k.bad, id)
 		}
-		if err != nil {
-			c.Note("keys/"+id, fmt.Sprintf("the API key at keys/%s is not taken over: %v", id, err))
-			continue
-		}
-		c.Note("keys/"+id, "")
-		known[id] = k
 	}
-	return slices.Collect(maps.Values(known))
+	maps.DeleteFunc(k.good, func(id string, _ keys.Key) bool { _, there := values[id]; return !there })
+	for id, value := range values {
+		key, err := keys.Parse(value)
+		if err == nil && key.ID != id {
+			err = fmt.Errorf("its id is %s", key.ID)
+		}
+		switch {
+		case err != nil:
+			k.note("keys/"+id, fmt.Sprintf("the API key at keys/%s is not taken over: %v", id, err))
+			k.bad[id] = true
+			continue
+		case k.bad[id]:
+			k.note("keys/"+id, "")
+			delete(k.bad, id)
+		}
+		k.good[id] = key
+	}
+	return slices.Collect(maps.Values(k.good))
 }

@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/hashicorp/consul/api"
@@ -11,31 +12,34 @@ import (
 // maxFolder bounds the values of a folder.
 const maxFolder = 200_000
 
-// Folder follows the values below PREFIX/name/ in KV until ctx ends, and hands them on by the rest of their keys, at first and at each change. The error
-// is ctx's.
+// Folder follows the values below PREFIX/name/ in KV until ctx ends, and hands them on by the rest of their keys, at first and at each change. Of those
+// that the token may not see any more the last that was seen stands. The error is ctx's.
 func (c *Client) Folder(ctx context.Context, name string, changed func(map[string][]byte)) error {
 	prefix := c.cfg.Prefix + "/" + name + "/"
 	q := query{request: request{"read " + prefix, `key:read for "` + prefix + `"`}, every: changesIn}
-	told := false
+	var last map[string][]byte
 	q.ask = func(opts *api.QueryOptions) (*api.QueryMeta, func(), error) {
 		pairs, meta, err := c.api.KV().List(prefix, opts)
 		return meta, func() {
-			if meta.ResultsFilteredByACLs && told {
-				return // what a token may not see is not gone
-			}
-			c.note(prefix, "")
-			if len(pairs) > maxFolder {
-				c.note(prefix, fmt.Sprintf("%s has more than %d values; the others are left out", prefix, maxFolder))
-				pairs = pairs[:maxFolder]
-			}
 			values := make(map[string][]byte, len(pairs))
-			for _, pair := range pairs {
-				if rest := strings.TrimPrefix(pair.Key, prefix); rest != "" && !strings.HasSuffix(rest, "/") {
-					values[rest] = pair.Value
-				}
+			if meta.ResultsFilteredByACLs {
+				maps.Copy(values, last) // what a token may not see is not gone
 			}
-			told = true
-			changed(values)
+			problem := ""
+			for _, pair := range pairs {
+				rest := strings.TrimPrefix(pair.Key, prefix)
+				if rest == "" || strings.HasSuffix(rest, "/") {
+					continue
+				}
+				if _, known := values[rest]; !known && len(values) >= maxFolder {
+					problem = fmt.Sprintf("%s has more than %d values; the others are left out", prefix, maxFolder)
+					continue
+				}
+				values[rest] = pair.Value
+			}
+			c.note(prefix, problem)
+			last = values
+			changed(maps.Clone(values))
 		}, err
 	}
 	c.poll(ctx, q)
@@ -44,12 +48,3 @@ func (c *Client) Folder(ctx context.Context, name string, changed func(map[strin
 
 // Note says what is wrong with a value that was read, among the problems of Status; empty: nothing is.
 func (c *Client) Note(name, problem string) { c.note(c.cfg.Prefix+"/"+name, problem) }
-
-// Put writes a value of a folder.
-func (c *Client) Put(ctx context.Context, name string, value []byte) error {
-	key := c.cfg.Prefix + "/" + name
-	return c.do(ctx, request{"write " + key, `key:write for "` + key + `"`}, askTime, func(ctx context.Context) error {
-		_, err := c.api.KV().Put(&api.KVPair{Key: key, Value: value}, (&api.WriteOptions{}).WithContext(ctx))
-		return err
-	})
-}
