@@ -188,6 +188,7 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	if s.stopServers() {
 		s.log.Info("stopping the model servers")
 		err = errors.Join(err, keeper.Halt(context.WithoutCancel(ctx)))
+		mirror.withdraw(context.WithoutCancel(ctx))
 	}
 	s.log.Info("stopped")
 	return err

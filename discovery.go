@@ -80,8 +80,11 @@ func (d *discovery) run(ctx context.Context) error {
 	g.Go(ending(func() error {
 		first := true
 		return d.Watch(ctx, func(next *consul.Catalogue) {
-			d.pool.fleet.discover(next)
+			news := d.pool.fleet.discover(next)
 			d.pool.links.Set(d.pool.agents())
+			for link, node := range news {
+				d.pool.links.Suggest(link, node)
+			}
 			if first {
 				close(d.known)
 			}
@@ -205,8 +208,8 @@ func (f *fleet) serve(model, as string) bool {
 	return true
 }
 
-// discover takes over a new catalogue. It costs what has changed.
-func (f *fleet) discover(next *consul.Catalogue) {
+// discover takes over a new catalogue. It costs what has changed. What of that is for agents to say it returns, by the addresses of their links.
+func (f *fleet) discover(next *consul.Catalogue) (news map[string]agent.Node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	changed := map[string]bool{}
@@ -214,7 +217,7 @@ func (f *fleet) discover(next *consul.Catalogue) {
 		changed[node] = true
 	}
 	for node, a := range next.Agents {
-		changed[node] = changed[node] || f.found.Agents[node].Alive != a.Alive
+		changed[node] = changed[node] || f.found.Agents[node].Link != a.Link
 	}
 	f.found = next
 	more := false
@@ -226,9 +229,25 @@ func (f *fleet) discover(next *consul.Catalogue) {
 	if more {
 		f.update()
 	}
+	news = map[string]agent.Node{}
 	for _, node := range slices.Sorted(maps.Keys(changed)) {
 		f.show(node)
+		if link := next.Agents[node].Link; link != "" {
+			news[link] = keptBy(node, next)
+		}
 	}
+	return news
+}
+
+// keptBy are the backends that the agent of a node has, as Consul says.
+func keptBy(node string, found *consul.Catalogue) agent.Node {
+	n := agent.Node{Node: router.Node{Name: node}}
+	for _, b := range found.Nodes[node] {
+		if b.Agent == node {
+			n.Backends = append(n.Backends, b.Backend)
+		}
+	}
+	return n
 }
 
 // show hands a node to the router. f.mu is held.
@@ -244,10 +263,10 @@ func (f *fleet) show(node string) {
 	f.Router.Observe(n)
 }
 
-// reconcile puts together what an agent says of its node and what Consul says of it. An agent that was heard knows its backends best, and
-// its link what may still be sent there when it is heard no more. Of one that was never heard Consul knows, except that none
-// of its backends is ready while it lives: it does not know that we would use it, and may put it to sleep. Backends that
-// nobody owns are as Consul says, and maintenance goes before all.
+// reconcile puts together what an agent's link says of its node and what Consul says of it. The link knows the agent's backends best: it has heard the
+// agent, or knows of Consul what that left behind, and whether anything may be sent there. Where there is no link yet nothing is:
+// the agent does not know that we would use it, and may put it to sleep. Backends that nobody owns are as Consul says, and maintenance goes
+// before all.
 func reconcile(node string, said agent.Node, heard bool, found *consul.Catalogue) router.Node {
 	n := said.Node
 	n.Name = node
@@ -262,7 +281,7 @@ func reconcile(node string, said agent.Node, heard bool, found *consul.Catalogue
 		case told && b.Hold != "" && n.Backends[i].State == router.Ready:
 			n.Backends[i].State, n.Backends[i].Reason = router.Draining, b.Hold
 		case told || heard && b.Agent == node: // what the agent does not name it does not have, whatever is registered yet
-		case b.Agent != "" && b.State == router.Ready && found.Agents[b.Agent].Alive:
+		case b.Agent != "" && b.State == router.Ready:
 			b.State, b.Reason = router.Draining, "there is no link to the agent of "+b.Agent
 			n.Backends = append(n.Backends, b.Backend)
 		default:

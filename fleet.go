@@ -55,7 +55,7 @@ func (f *fleet) update() {
 func (f *fleet) Observe(n agent.Node) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if was, ok := f.nodes[n.Name]; !ok || !reflect.DeepEqual(was, n.Models) {
+	if was, ok := f.nodes[n.Name]; n.Models != nil && (!ok || !reflect.DeepEqual(was, n.Models)) { // nil: its agent was not heard
 		f.nodes[n.Name] = n.Models
 		f.update()
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -17,11 +18,12 @@ type mirror struct {
 	client *consul.Client       // nil: Consul is not used
 	entry  *consul.Registration // likewise
 	wakes  map[string]string    // how backends are woken, by ID; never changed
+	log    *slog.Logger
 }
 
 // mirror makes the mirror of a hub whose link is at addr.
 func (s site) mirror(hub *agent.Hub, addr string, registry prometheus.Registerer) (*mirror, error) {
-	m := &mirror{Hub: hub, wakes: map[string]string{}}
+	m := &mirror{Hub: hub, wakes: map[string]string{}, log: s.log}
 	if s.cfg.Consul == nil {
 		return m, nil
 	}
@@ -69,6 +71,16 @@ func (m *mirror) run(ctx context.Context) error {
 		_ = m.entry.Run(ctx) // it ends when ctx does, and else never
 	}
 	return nil
+}
+
+// withdraw has Consul forget the node, whose model servers have ended. It is called once run has returned.
+func (m *mirror) withdraw(ctx context.Context) {
+	if m.entry == nil {
+		return
+	}
+	if err := m.entry.Withdraw(ctx); err != nil {
+		m.log.Warn("Consul goes on naming what has ended", "error", err)
+	}
 }
 
 // status is what the admin port shows.

@@ -172,15 +172,23 @@ func TestAFleetFindsItselfInARealConsul(t *testing.T) {
 		return c.state("n1/llama-0") == int(router.Draining) && c.Nodes["n1"][0].Hold == "in maintenance: new fans"
 	})
 	stop()
-	w.await(t, "its agent left", func(c *Catalogue) bool { _, there := c.Agents["n1"]; return !there && c.Nodes["n1"][0].Silent })
+	w.await(t, "its agent left", func(c *Catalogue) bool {
+		a, there := c.Agents["n1"]
+		return there && !a.Alive && a.Link == "127.0.0.1:7001" && c.Nodes["n1"][0].Silent
+	})
 
 	// A next run of the agent finds what the last one left and it has no more.
 	next := c.RegisterAgent(Agent{Node: "n1", Link: "127.0.0.1:7001"})
-	background(t, func(ctx context.Context) { _ = next.Run(ctx) })
+	stop = background(t, func(ctx context.Context) { _ = next.Run(ctx) })
 	next.Set([]Backend{backend("n1", "other-0", "other", router.Asleep)})
 	w.await(t, "the next run", func(c *Catalogue) bool {
 		return len(c.Nodes["n1"]) == 1 && c.state("n1/other-0") == int(router.Stopped)
 	})
+	stop()
+	if err := next.Withdraw(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.await(t, "all of it has ended", func(c *Catalogue) bool { return len(c.Nodes) == 0 && len(c.Agents) == 0 })
 }
 
 func TestServicesOfOthersAreBackendsInARealConsul(t *testing.T) {

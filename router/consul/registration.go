@@ -22,10 +22,10 @@ import (
 const (
 	selfTTL     = 15 * time.Second // of an agent or an edge
 	selfBeat    = selfTTL / 3
-	selfGone    = 24 * time.Hour // after which Consul forgets one that does not come back
+	selfGone    = 24 * time.Hour // after which Consul forgets an edge that does not come back
 	backendTTL  = 5 * time.Minute
 	backendBeat = backendTTL / 3
-	backendGone = 7 * 24 * time.Hour
+	backendGone = 7 * 24 * time.Hour    // of an agent too
 	gather      = 50 * time.Millisecond // changes within this time are sent together
 	touchMost   = 64                    // keys in one transaction, which is Consul's limit
 )
@@ -60,6 +60,7 @@ type sent struct {
 func (c *Client) RegisterAgent(a Agent) *Registration {
 	meta := map[string]string{metaNode: a.Node, metaLink: a.Link, metaVersion: a.Version}
 	r := c.registration(AgentService, a.Node, a.Link, meta)
+	r.self.Check.DeregisterCriticalServiceAfter = backendGone.String() // for as long as what it left running is known
 	r.node, r.name = a.Node, c.cfg.Service
 	return r
 }
@@ -110,7 +111,8 @@ func (r *Registration) Set(backends []Backend) {
 	}
 }
 
-// Run keeps everything registered until ctx ends. Then it takes back its own registration, and leaves those of its backends, which outlive it.
+// Run keeps everything registered until ctx ends. Then an edge's registration is taken back. An agent's stays and says that it has ended, as those of its
+// backends do, which outlive it: by its address edges know what may be sent to them.
 func (r *Registration) Run(ctx context.Context) error {
 	defer r.leave(context.WithoutCancel(ctx))
 	failures := 0
@@ -368,14 +370,28 @@ func (r *Registration) touch(ctx context.Context) error {
 	return nil
 }
 
-// leave takes back the own registration; Consul would say for a while yet that it lives.
+// leave says that whoever is registered has ended; Consul would say for a while yet that it lives.
 func (r *Registration) leave(ctx context.Context) {
 	if !r.up {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := r.deregister(ctx, r.self.ID, r.self.Name); err != nil {
+	err := error(nil)
+	if r.node == "" {
+		err = r.deregister(ctx, r.self.ID, r.self.Name)
+	} else {
+		err = errors.Join(r.sendBackends(ctx), r.mirror(ctx, r.self, api.HealthCritical, "it has ended, and left running what ran"))
+	}
+	if err != nil {
 		r.c.log.Warn("the registration stays until it times out", "error", err)
 	}
+}
+
+// Withdraw takes back the registrations of an agent and of all its backends, which have ended. It is called once Run has returned.
+func (r *Registration) Withdraw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	r.swept = false
+	return errors.Join(r.takeAway(ctx, nil), r.touch(ctx), r.deregister(ctx, r.self.ID, r.self.Name))
 }

@@ -51,7 +51,7 @@ func (s *Links) Set(addrs []string) {
 	}
 }
 
-// Suggest says what somebody else, Consul, knows of the node whose agent is at addr. It counts until that agent is heard.
+// Suggest says what somebody else, Consul, knows of the node whose agent is at addr, one of those of Set. It counts until that agent is heard.
 func (s *Links) Suggest(addr string, n Node) {
 	s.mu.Lock()
 	s.hints[addr] = n
@@ -242,7 +242,7 @@ func (s *Links) told() bool {
 	}
 	for _, l := range s.all() {
 		l.mu.Lock()
-		told := l.node != nil || l.why != nil
+		told := l.node != nil && !l.guessed || l.why != nil
 		l.mu.Unlock()
 		if !told {
 			return false
@@ -264,7 +264,7 @@ func (s *Links) Nodes() []NodeStatus {
 
 // NodeStatus is a node as an edge knows it.
 type NodeStatus struct {
-	Name     string         `json:"name"` // empty: its agent was never heard
+	Name     string         `json:"name"` // empty: nobody has said it yet
 	Addr     string         `json:"addr"` // of its agent
 	Link     LinkState      `json:"link"`
 	Why      string         `json:"why,omitempty"` // there is no link
