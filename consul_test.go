@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -128,5 +129,34 @@ func TestAKeyInConsulCountsOnEveryEdge(t *testing.T) {
 	await("the key is refused", 401)
 	for _, e := range edges {
 		problem(e, false)
+	}
+}
+
+// planners are the edges that say of themselves that they plan.
+func planners(t *testing.T, edges ...*pilotlight) (all []int) {
+	t.Helper()
+	for i, e := range edges {
+		if metric(t, e.admin.Addr, "pilotlight_plan_acting") == 1 {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+func TestAPlannerThatIsKilledIsFollowedByAnotherInConsul(t *testing.T) {
+	t.Parallel()
+	consul := startConsul(t)
+	var edges []*pilotlight
+	for range 3 {
+		edges = append(edges, serve(t, t.TempDir(), inConsul(consul)))
+	}
+	for len(edges) > 1 {
+		eventually(t, "one edge plans", func() bool { return len(planners(t, edges...)) == 1 })
+		first := planners(t, edges...)[0]
+		edges[first].kill(t)
+		killed := time.Now()
+		edges = slices.Delete(edges, first, first+1)
+		eventually(t, "another plans", func() bool { return len(planners(t, edges...)) == 1 })
+		t.Logf("another planned %s after the planner was killed", time.Since(killed).Round(time.Millisecond))
 	}
 }

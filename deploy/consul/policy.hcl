@@ -3,8 +3,8 @@
 #   consul acl policy create -name pilotlight -rules @deploy/consul/policy.hcl
 #
 # Agents register backends under their models' names, or all under consul.service: write may be narrowed to those names,
-# "pilotlight-agent" and "pilotlight-edge". Edges that have no backends of their own write "pilotlight-edge" only. Any service may hold
-# backends, so all are read.
+# "pilotlight-agent", "pilotlight-edge" and "pilotlight-lock". Edges that have no backends of their own write the last two only. Any service
+# may hold backends, so all are read.
 service_prefix "" {
   policy = "write"
 }

@@ -8,6 +8,7 @@ import (
 const (
 	AgentService = "pilotlight-agent"
 	EdgeService  = "pilotlight-edge"
+	LockService  = "pilotlight-lock" // whoever holds a lock, or waits for one
 )
 
 // The meta of a registration.

@@ -2,20 +2,28 @@ package consul
 
 import (
 	"context"
+	secret "crypto/rand"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 )
 
-// lockTTL is the session's: who holds a lock and is not heard of for that long gives it up. Consul waits up to twice as long before
-// somebody else gets it (SessionTTLMultiplier), so no two hold it; 10s is the least that Consul takes.
-const lockTTL = 10 * time.Second
-
-// lockDelay is how long Consul keeps a lock free that was lost rather than given back.
-const lockDelay = time.Second
+// A lock is held by a session, and the session ends with a check that its process keeps passing, to the second; who holds the lock gives it up earlier,
+// when that was last confirmed letGo ago. So no two hold it, and who waits gets it checkTTL and lockDelay after the last beat of a process that was killed or
+// cannot reach Consul. Where a host is lost, and Consul's agent there with it, nobody is left to say that the check fails: then the session's own TTL counts, of which 10s is the
+// least that Consul takes, and after which it waits as long again (SessionTTLMultiplier).
+const (
+	checkTTL  = 7 * time.Second
+	letGo     = 5 * time.Second
+	lockBeat  = 2 * time.Second
+	lockTTL   = 10 * time.Second
+	lockDelay = time.Second // for which Consul keeps a lock free that was lost rather than given back
+)
 
 // Lock calls hold whenever this process holds the lock called key, one call at a time, until ctx ends. The context of hold ends as soon as
 // the lock may be lost; hold must return then. Who is what others are told of the holder.
@@ -42,6 +50,7 @@ func (c *Client) Lock(ctx context.Context, key, who string, hold func(ctx contex
 type lock struct {
 	c              *Client
 	name, key, who string
+	entry          api.AgentServiceRegistration // whose check the session ends with
 	session        string
 }
 
@@ -54,7 +63,8 @@ func (l *lock) once(ctx context.Context, hold func(context.Context)) error {
 	alive, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	var keeping sync.WaitGroup
-	keeping.Go(func() { l.keep(alive, began, lost) })
+	keeping.Go(func() { l.keep(alive, began, lockBeat, letGo, lost, l.beat) })
+	keeping.Go(func() { l.keep(alive, began, lockTTL/3, lockTTL, lost, l.renew) })
 	defer func() {
 		lost(nil)
 		keeping.Wait()
@@ -100,38 +110,73 @@ func (l *lock) hold(ctx context.Context, hold func(context.Context)) {
 	l.c.log.Info("the lock is not ours any more", "lock", l.key)
 }
 
-// open makes the session.
+// open makes the session, and the check that it ends with. Each session has its own: that of a process which was killed must fail though the process was
+// started anew.
 func (l *lock) open(ctx context.Context) error {
-	q := request{"make a session for the lock " + l.key, "session:write for the node"}
-	return l.c.do(ctx, q, askTime, func(ctx context.Context) (err error) {
-		entry := &api.SessionEntry{Name: "pilotlight " + l.name, TTL: lockTTL.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorRelease}
-		l.session, _, err = l.c.api.Session().CreateNoChecks(entry, (&api.WriteOptions{}).WithContext(ctx))
+	id := LockService + ":" + l.name + ":" + secret.Text()
+	l.entry = api.AgentServiceRegistration{ID: id, Name: LockService, Meta: map[string]string{"pilotlight-lock": l.key, "pilotlight-holder": l.who}, Check: &api.AgentServiceCheck{
+		CheckID: checkOf(id), Name: l.who + " lives", TTL: checkTTL.String(), Status: api.HealthPassing, DeregisterCriticalServiceAfter: time.Minute.String(),
+	}}
+	if err := l.c.put(ctx, l.entry); err != nil {
 		return err
-	})
-}
-
-// keep renews the session, and says that it is lost when it is, or may be.
-func (l *lock) keep(ctx context.Context, renewed time.Time, lost context.CancelCauseFunc) {
-	q := request{"renew the session of the lock " + l.key, "session:write for the node"}
-	for pause(ctx, min(lockTTL/3, time.Until(renewed.Add(lockTTL)))) {
-		began := time.Now()
-		gone := false
-		err := l.c.do(ctx, q, max(time.Until(renewed.Add(lockTTL)), time.Millisecond), func(ctx context.Context) error {
-			entry, _, err := l.c.api.Session().Renew(l.session, (&api.WriteOptions{}).WithContext(ctx))
-			gone = err == nil && entry == nil
+	}
+	entry := &api.SessionEntry{
+		Name: "pilotlight " + l.name, TTL: lockTTL.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorRelease,
+		NodeChecks: []string{}, ServiceChecks: []api.ServiceCheck{{ID: checkOf(id)}}, // and none of the node: who cannot hear Consul must not lose what it believes to have
+	}
+	q := request{"make a session for the lock " + l.key, "session:write for the node"}
+	for tries := 1; ; tries++ {
+		missing := false
+		err := l.c.do(ctx, q, askTime, func(ctx context.Context) (err error) {
+			l.session, _, err = l.c.api.Session().Create(entry, (&api.WriteOptions{}).WithContext(ctx))
+			missing = err != nil && strings.Contains(err.Error(), "Missing check")
 			return err
 		})
+		if missing && tries < 20 && pause(ctx, 50*time.Millisecond) {
+			continue // the agent has the check, and its servers hear of it in a moment
+		}
+		if err != nil {
+			l.close(context.WithoutCancel(ctx))
+		}
+		return err
+	}
+}
+
+// beat says that this process lives.
+func (l *lock) beat(ctx context.Context, limit time.Duration) (gone bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = l.c.pass(ctx, l.entry, api.HealthPassing, "")
+	return errors.Is(err, errUnknown), err
+}
+
+// renew renews the session.
+func (l *lock) renew(ctx context.Context, limit time.Duration) (gone bool, err error) {
+	q := request{"renew the session of the lock " + l.key, "session:write for the node"}
+	err = l.c.do(ctx, q, limit, func(ctx context.Context) error {
+		entry, _, err := l.c.api.Session().Renew(l.session, (&api.WriteOptions{}).WithContext(ctx))
+		gone = err == nil && entry == nil
+		return err
+	})
+	return gone, err
+}
+
+// keep confirms, every so often, that the session lives, and says that the lock is lost when it is, or may be: when nothing was confirmed for limit.
+func (l *lock) keep(ctx context.Context, confirmed time.Time, every, limit time.Duration, lost context.CancelCauseFunc, confirm func(context.Context, time.Duration) (bool, error)) {
+	for pause(ctx, min(every, time.Until(confirmed.Add(limit)))) {
+		began := time.Now()
+		gone, err := confirm(ctx, max(time.Until(confirmed.Add(limit)), time.Millisecond))
 		switch {
 		case gone:
 			lost(fmt.Errorf("the session of the lock %s has ended", l.key))
 			return
 		case err == nil:
-			renewed = began
-		case time.Since(renewed) >= lockTTL:
+			confirmed = began
+		case time.Since(confirmed) >= limit:
 			lost(fmt.Errorf("the lock %s may be another's: %w", l.key, err))
 			return
 		default:
-			pause(ctx, min(time.Second, time.Until(renewed.Add(lockTTL))))
+			pause(ctx, min(time.Second, time.Until(confirmed.Add(limit))))
 		}
 	}
 }
@@ -175,19 +220,23 @@ func (l *lock) await(ctx context.Context, wanted func(*api.KVPair) bool) error {
 	return context.Cause(ctx)
 }
 
-// close gives the lock back.
+// close gives the lock back. What of it fails ends by itself.
 func (l *lock) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	q := request{"end the session of the lock " + l.key, "session:write for the node"}
-	_ = l.c.do(ctx, q, askTime, func(ctx context.Context) error { // else it ends by itself
-		pair := &api.KVPair{Key: l.key, Session: l.session}
-		if _, _, err := l.c.api.KV().Release(pair, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+	if l.session != "" {
+		q := request{"end the session of the lock " + l.key, "session:write for the node"}
+		_ = l.c.do(ctx, q, askTime, func(ctx context.Context) error {
+			pair := &api.KVPair{Key: l.key, Session: l.session}
+			if _, _, err := l.c.api.KV().Release(pair, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
+				return err
+			}
+			_, err := l.c.api.Session().Destroy(l.session, (&api.WriteOptions{}).WithContext(ctx))
 			return err
-		}
-		_, err := l.c.api.Session().Destroy(l.session, (&api.WriteOptions{}).WithContext(ctx))
-		return err
-	})
+		})
+		l.session = ""
+	}
+	_ = l.c.deregister(ctx, l.entry.ID, l.entry.Name)
 }
 
 // setHolder keeps who holds a lock, for status. Nobody is the empty name.

@@ -148,7 +148,7 @@ func jitter(d time.Duration) time.Duration {
 // send tells Consul what it does not know yet.
 func (r *Registration) send(ctx context.Context) error {
 	if r.up {
-		err := r.mirror(ctx, r.self, api.HealthPassing, "")
+		err := r.c.pass(ctx, r.self, api.HealthPassing, "")
 		if errors.Is(err, errUnknown) {
 			r.up = false // Consul has lost its data, and that of the backends with it
 			clear(r.sent)
@@ -160,7 +160,7 @@ func (r *Registration) send(ctx context.Context) error {
 		}
 	}
 	if !r.up {
-		if err := r.put(ctx, r.self); err != nil {
+		if err := r.c.put(ctx, r.self); err != nil {
 			return err
 		}
 		r.up = true
@@ -209,7 +209,7 @@ func (r *Registration) sendBackend(ctx context.Context, b Backend) (changed stri
 		check := *entry.Check
 		check.Status = next.status
 		fresh.Check = &check
-		if err := r.put(ctx, fresh); err != nil {
+		if err := r.c.put(ctx, fresh); err != nil {
 			return "", err
 		}
 		changed = entry.Name
@@ -218,7 +218,7 @@ func (r *Registration) sendBackend(ctx context.Context, b Backend) (changed stri
 	case was.status != next.status: // Consul holds back for minutes what a check says and no more
 		changed = entry.Name
 	}
-	err = r.mirror(ctx, entry, next.status, next.output)
+	err = r.c.pass(ctx, entry, next.status, next.output)
 	if errors.Is(err, errUnknown) {
 		delete(r.sent, b.ID)
 		return changed, fmt.Errorf("%s is forgotten", b.ID)
@@ -294,7 +294,7 @@ func (r *Registration) takeAway(ctx context.Context, want map[string]Backend) (e
 		r.swept = err == nil
 	}
 	for id, service := range stale {
-		wrong := r.deregister(ctx, id, service)
+		wrong := r.c.deregister(ctx, id, service)
 		err = errors.Join(err, wrong)
 		if wrong == nil {
 			delete(r.sent, id)
@@ -308,19 +308,19 @@ func (r *Registration) takeAway(ctx context.Context, want map[string]Backend) (e
 var errUnknown = errors.New("the check is not known")
 
 // put registers a service with its check.
-func (r *Registration) put(ctx context.Context, entry api.AgentServiceRegistration) error {
+func (c *Client) put(ctx context.Context, entry api.AgentServiceRegistration) error {
 	q := request{"register " + entry.ID, `service:write for "` + entry.Name + `"`}
-	return r.c.do(ctx, q, askTime, func(ctx context.Context) error {
-		return r.c.api.Agent().ServiceRegisterOpts(&entry, api.ServiceRegisterOpts{}.WithContext(ctx))
+	return c.do(ctx, q, askTime, func(ctx context.Context) error {
+		return c.api.Agent().ServiceRegisterOpts(&entry, api.ServiceRegisterOpts{}.WithContext(ctx))
 	})
 }
 
-// mirror refreshes a check and says what state there is.
-func (r *Registration) mirror(ctx context.Context, entry api.AgentServiceRegistration, status, output string) error {
+// pass refreshes a check and says what state there is.
+func (c *Client) pass(ctx context.Context, entry api.AgentServiceRegistration, status, output string) error {
 	q := request{"refresh the check of " + entry.ID, `service:write for "` + entry.Name + `"`}
 	unknown := false
-	err := r.c.do(ctx, q, askTime, func(ctx context.Context) error {
-		err := r.c.api.Agent().UpdateTTLOpts(checkOf(entry.ID), output, status, (&api.QueryOptions{}).WithContext(ctx))
+	err := c.do(ctx, q, askTime, func(ctx context.Context) error {
+		err := c.api.Agent().UpdateTTLOpts(checkOf(entry.ID), output, status, (&api.QueryOptions{}).WithContext(ctx))
 		if code, ok := errors.AsType[api.StatusError](err); ok && (code.Code == http.StatusNotFound || strings.Contains(code.Body, "does not have associated TTL")) {
 			unknown = true
 			return nil // it did answer
@@ -333,10 +333,10 @@ func (r *Registration) mirror(ctx context.Context, entry api.AgentServiceRegistr
 	return err
 }
 
-func (r *Registration) deregister(ctx context.Context, id, service string) error {
+func (c *Client) deregister(ctx context.Context, id, service string) error {
 	q := request{"deregister " + id, `service:write for "` + service + `"`}
-	return r.c.do(ctx, q, askTime, func(ctx context.Context) error {
-		err := r.c.api.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
+	return c.do(ctx, q, askTime, func(ctx context.Context) error {
+		err := c.api.Agent().ServiceDeregisterOpts(id, (&api.QueryOptions{}).WithContext(ctx))
 		if code, ok := errors.AsType[api.StatusError](err); ok && code.Code == http.StatusNotFound {
 			return nil
 		}
@@ -379,9 +379,9 @@ func (r *Registration) leave(ctx context.Context) {
 	defer cancel()
 	err := error(nil)
 	if r.node == "" {
-		err = r.deregister(ctx, r.self.ID, r.self.Name)
+		err = r.c.deregister(ctx, r.self.ID, r.self.Name)
 	} else {
-		err = errors.Join(r.sendBackends(ctx), r.mirror(ctx, r.self, api.HealthCritical, "it has ended, and left running what ran"))
+		err = errors.Join(r.sendBackends(ctx), r.c.pass(ctx, r.self, api.HealthCritical, "it has ended, and left running what ran"))
 	}
 	if err != nil {
 		r.c.log.Warn("the registration stays until it times out", "error", err)
@@ -393,5 +393,5 @@ func (r *Registration) Withdraw(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	r.swept = false
-	return errors.Join(r.takeAway(ctx, nil), r.touch(ctx), r.deregister(ctx, r.self.ID, r.self.Name))
+	return errors.Join(r.takeAway(ctx, nil), r.touch(ctx), r.c.deregister(ctx, r.self.ID, r.self.Name))
 }

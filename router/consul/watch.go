@@ -143,7 +143,7 @@ func (w *watch) queryNames(dc string) query {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			for name := range found {
-				if name != AgentService && name != EdgeService && name != "consul" {
+				if name != AgentService && name != EdgeService && name != LockService && name != "consul" {
 					w.know(serviceKey{dc, name})
 				}
 			}
