@@ -34,6 +34,7 @@ func (c *Config) check(at *place) {
 	}
 	c.checkLink(at)
 	c.Ledger.check(at.below("ledger"))
+	c.Telemetry.check(at.below("telemetry"))
 	if c.Prices != nil {
 		c.Prices.check(at.below("prices"))
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	// Timing says which answers tell what they took, in the headers Server-Timing and X-Pilotlight-Backend, -Wait-Ms, -Cold, -GPU-Ms and -Cost: asked,
 	// those to requests with the header X-Pilotlight-Timing: on; always, all of them; or never. Default asked.
 	Timing Timing `yaml:"timing"`
+	// Telemetry is where traces go, and which requests have one. Default: nothing is traced, unless the environment says where to.
+	Telemetry Telemetry `yaml:"telemetry"`
 	// Models are the names that clients ask for. Required, at least one, unless consul or agents are given, where more of them may be.
 	Models map[string]Model `yaml:"models"`
 }
@@ -328,6 +330,9 @@ type Backend struct {
 	GPUs int `yaml:"gpus"`
 	// Slots is how many requests the backend serves at once. Default 8.
 	Slots int `yaml:"slots"`
+	// Trace says which requests take their trace along to the backend, in the headers traceparent and tracestate: always, all that are traced;
+	// sampled, those whose trace is kept; or never. Default always, but sampled with engine triton, which traces all that name one.
+	Trace SendTrace `yaml:"trace,omitempty" json:",omitempty"`
 	// ConnectTime is how long connecting to the backend may take before it counts as out of reach. Default 5s.
 	ConnectTime Duration `yaml:"connect_time"`
 	// Stall is how long a wake may go without any progress before it has failed: a log line, a change in what the server

@@ -31,13 +31,16 @@ func setDefaults(v any) {
 				WriteTime:             1 * minute,
 				Held:                  1 * GiB,
 			},
-			Pool:   Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
-			Node:   Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
-			Ledger: defaultLedger(),
-			Timing: TimingAsked,
+			Pool:      Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
+			Node:      Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
+			Ledger:    defaultLedger(),
+			Timing:    TimingAsked,
+			Telemetry: defaultTelemetry(),
 		}
 	case *Ledger:
 		*v = defaultLedger()
+	case *Telemetry:
+		*v = defaultTelemetry()
 	case *Prices:
 		*v = Prices{Currency: "USD"}
 	case *Serverless:

@@ -63,7 +63,7 @@ func TestEveryKeyCanBeSet(t *testing.T) {
 	}
 	set := map[string]bool{}
 	changedKeys(set, reflect.ValueOf(*cfg))
-	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Prices{}, GPUPrice{}, Serverless{}, Pool{}, ColdTarget{}, Window{}, Keys{}} {
+	for _, typ := range []any{Config{}, Limits{}, Node{}, GPU{}, Model{}, Line{}, Backend{}, Process{}, Hooks{}, Overflow{}, Consul{}, Link{}, Ledger{}, Telemetry{}, Prices{}, GPUPrice{}, Serverless{}, Pool{}, ColdTarget{}, Window{}, Keys{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(typ)) {
 			if key := reflect.TypeOf(typ).Name() + "." + f.Name; !set[key] {
 				t.Errorf("%s is as it would be without the file", key)
@@ -124,10 +124,11 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 			BodyTime:   Duration(5 * time.Minute), IdleTime: Duration(2 * time.Minute), WriteTime: Duration(time.Minute),
 			Held: GiB,
 		},
-		Pool:   Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
-		Node:   Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
-		Ledger: Ledger{Keep: true, File: "/state/pilotlight/ledger.db", Retention: Duration(90 * 24 * time.Hour)},
-		Timing: TimingAsked,
+		Pool:      Pool{Policy: "predictive:k=20m", GPUPrice: 0.03, HostPrice: 0.003, Loads: 10, Swaps: 2},
+		Node:      Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
+		Ledger:    Ledger{Keep: true, File: "/state/pilotlight/ledger.db", Retention: Duration(90 * 24 * time.Hour)},
+		Timing:    TimingAsked,
+		Telemetry: Telemetry{Ratio: 1, Keep: []KeepTrace{KeepCold, KeepErrors, KeepSlow}, Slow: Duration(10 * time.Second), Clients: FollowTraces, Queue: 8192},
 		Models: map[string]Model{"llama": {
 			ServedAs: "llama",
 			Backends: []Backend{{

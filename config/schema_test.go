@@ -109,6 +109,16 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.Itoa(maxPrice))}
 	case reflect.TypeFor[Timing]():
 		return enum(timings())
+	case reflect.TypeFor[Ratio]():
+		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: "1"}
+	case reflect.TypeFor[OTLPProtocol]():
+		return enum(otlpProtocols())
+	case reflect.TypeFor[KeepTrace]():
+		return enum(keepTraces())
+	case reflect.TypeFor[ClientTraces]():
+		return enum(clientTraces())
+	case reflect.TypeFor[SendTrace]():
+		return enum(sendTraces())
 	case reflect.TypeFor[Pay]():
 		return enum(pays())
 	case reflect.TypeFor[int]():
