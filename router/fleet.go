@@ -58,6 +58,7 @@ type Backend struct {
 	Since      time.Time     // when it came to State
 	WakeTime   time.Duration // how long a wake from here takes, learned; 0 when ready
 	Wakes      Wakes
+	Woken      Woken     // its last wake
 	Stays      bool      // nobody can take it off its GPUs
 	NoSleep    bool      // it has no way to sleep: off its GPUs it is stopped
 	NoStop     bool      // nobody can stop it
@@ -65,6 +66,18 @@ type Backend struct {
 	Rested     time.Time // Failed only: when it may be woken again
 
 	node *Node // that it was observed with
+}
+
+// Woken is how a wake went, or goes. A time that is zero has not come, or nobody saw it: the wakes of model servers that outlived their keeper are not
+// seen from the beginning.
+type Woken struct {
+	From     Tier      // where the weights were
+	Wanted   time.Time // it was asked for
+	Evicted  []string  `json:",omitempty"` // backends that made room for it
+	Left     time.Time // the last of them had left its GPUs
+	Room     time.Time // its GPU memory was there, and its launcher began
+	Answered time.Time // its model server first answered a probe
+	Ready    time.Time // its engine said that it can answer
 }
 
 // Wakes are how long wakes take by the tier they begin from, learned.

@@ -3,6 +3,7 @@ package warmpool
 import (
 	"context"
 	"errors"
+	"time"
 
 	"pilotlight/router"
 )
@@ -31,10 +32,11 @@ type Launcher interface {
 
 // Up is a backend that can answer.
 type Up struct {
-	Addr string       // host:port
-	PID  int          // of its process; 0 where we do not know it
-	GPUs []int        // where it is
-	Gone <-chan error // gives why, once, when the model server ends by itself; nil where nobody can tell
+	Addr     string       // host:port
+	PID      int          // of its process; 0 where we do not know it
+	GPUs     []int        // where it is
+	Answered time.Time    // when it first answered a probe of the wake that made it so; zero: nobody saw that
+	Gone     <-chan error // gives why, once, when the model server ends by itself; nil where nobody can tell
 }
 
 // Found is what a launcher found at start.

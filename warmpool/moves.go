@@ -84,6 +84,7 @@ func (u *unit) resting(now time.Time) error {
 // awaken lets the launcher wake the backend.
 func (k *Keeper) awaken(u *unit, gpus []int) {
 	u.began = time.Now()
+	u.woken.Room = u.began
 	k.begin(u, awaking, func(ctx context.Context) func() {
 		up, err := u.launcher.Wake(ctx, gpus)
 		return func() { k.woke(u, up, err) }
@@ -140,6 +141,9 @@ func (k *Keeper) tryAgain(u *unit, err error) {
 // isUp makes a backend ready and tells the edges at once.
 func (k *Keeper) isUp(u *unit, up Up, why string) {
 	u.up, u.tier = up, router.OnGPU
+	if u.state == router.Waking {
+		u.woken.Answered, u.woken.Ready = up.Answered, time.Now()
+	}
 	if up.Gone != u.watched {
 		u.lost = nil // it was of a server before this one
 	}

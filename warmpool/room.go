@@ -44,8 +44,9 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 			}
 		}
 		if len(u.victims) == 0 && k.isBack(u, now) {
-			gpus := k.ledger.taken[u.id].GPUs
+			gpus, left := k.ledger.taken[u.id].GPUs, u.debt.left
 			k.unqueue(u)
+			u.woken.Left = left
 			k.awaken(u, gpus)
 		}
 	}
@@ -252,6 +253,7 @@ func (k *Keeper) clear(u *unit, victims []string, all []Evictable, stop bool) {
 	for _, e := range all {
 		if slices.Contains(victims, e.Backend) {
 			u.victims = append(u.victims, k.units[e.Backend])
+			u.woken.Evicted = append(u.woken.Evicted, e.Backend)
 			u.debt.from = append(u.debt.from, owed{k.units[e.Backend], e.Frees})
 			k.evict(k.units[e.Backend], "evicted for "+u.id, stop)
 		}

@@ -44,7 +44,8 @@ type unit struct {
 	reading bool               // its engine is asked what it does
 	downs   []*wait            // who wants it down
 
-	began   time.Time   // Waking: when its launcher began
+	began   time.Time // Waking: when its launcher began
+	woken   router.Woken
 	placed  bool        // Waking: it has its GPUs, and their memory once victims have left
 	victims []*unit     // Waking: who must leave first
 	debt    debt        // Waking: what they owe
@@ -173,6 +174,9 @@ func (k *Keeper) move(u *unit, e event, why string) bool {
 	if !ok {
 		return false
 	}
+	if to == router.Waking {
+		u.woken = router.Woken{From: u.tier, Wanted: time.Now()}
+	}
 	k.log.Info("backend moved", "model", u.model, "backend", u.id, "from", u.state.String(), "to", to.String(), "event", e.String(), "reason", why)
 	u.state, u.since, u.reason = to, time.Now(), why
 	k.changed, k.ledger.moved = true, u.since
@@ -190,7 +194,7 @@ func (k *Keeper) publish() {
 		n.Backends = append(n.Backends, router.Backend{
 			ID: u.id, Model: u.model, Addr: u.up.Addr, PID: u.up.PID, Engine: u.spec.Engine, Slots: max(u.spec.Slots, 1),
 			Width: u.spec.GPUs, GPUs: u.up.GPUs, Memory: k.needs(u), Configured: u.spec.Memory, Residual: k.stays(u), Host: u.spec.HostMemory,
-			State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested, WakeTime: k.wakeTime(u),
+			State: u.state, Tier: u.tier, Since: u.since, Reason: u.reason, Rested: u.rested, WakeTime: k.wakeTime(u), Woken: u.woken,
 			Wakes: router.Wakes{Disk: k.expect(u, router.OnDisk), Host: k.expect(u, router.OnHost)}, Stays: u.fixed(), NoSleep: !u.canSleep(), NoStop: !u.canStop(),
 		})
 		if u.state == router.Waking {

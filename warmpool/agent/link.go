@@ -337,7 +337,9 @@ func (m *Down) inTime(now time.Time) {
 	var times []*time.Time
 	if n := m.Node; n != nil {
 		for i := range n.Backends {
-			times = append(times, &n.Backends[i].Since, &n.Backends[i].Rested)
+			b := &n.Backends[i]
+			w := &b.Woken
+			times = append(times, &b.Since, &b.Rested, &w.Wanted, &w.Left, &w.Room, &w.Answered, &w.Ready)
 		}
 		for i := range n.Wakes {
 			times = append(times, &n.Wakes[i].Ready)

@@ -50,6 +50,8 @@ type Launcher struct {
 
 	pid atomic.Int64 // of child, for those who ask at any time; 0: none
 
+	answered time.Time // when the server first answered a probe of the last wake; zero: it has not
+
 	remote orchestrator // runs the model server in our place; nil where none does
 	out    *lookout     // for what becomes of it; nil while it is not to run
 
@@ -162,7 +164,9 @@ func (l *Launcher) Wake(ctx context.Context, gpus []int) (warmpool.Up, error) {
 			return warmpool.Up{}, fmt.Errorf("wake %s: %w", l.spec.ID, err)
 		}
 	}
-	return l.up(), nil
+	up := l.up()
+	up.Answered = l.answered
+	return up, nil
 }
 
 func (l *Launcher) wake(ctx context.Context, gpus []int) error {

@@ -128,8 +128,15 @@ func (p *progress) still(now time.Time, status probe.Status, said string) time.D
 func (l *Launcher) awaitReady(ctx context.Context) error {
 	from := l.asleepTier()
 	slept := l.record.Slept != nil
+	l.answered = time.Time{}
 	r := readiness{
-		status:   l.status,
+		status: func(ctx context.Context) (probe.Status, string) {
+			status, said := l.status(ctx)
+			if status != probe.Away && l.answered.IsZero() {
+				l.answered = time.Now()
+			}
+			return status, said
+		},
 		stall:    l.spec.Backend.Stall.Std(),
 		maxPause: remotePause,
 	}
