@@ -57,6 +57,8 @@ type Options struct {
 	Listeners []Listener
 	// ByClock has listeners hear of GPU time that the clock shares out, since nobody measures any.
 	ByClock bool
+	// Tracing has requests stand in traces. If nil, what clients say of theirs is passed on as it is.
+	Tracing *Tracing
 	// Timing says which answers tell what they took. If empty, none.
 	Timing config.Timing
 	// Estimate guesses what a request took of GPUs from how long it was served, and what that costs, in billionths of Currency. If nil, nobody guesses.
@@ -83,6 +85,7 @@ type Edge struct {
 	listeners    []Listener
 	keys         *keys.Ring // nil: everybody may ask
 	passKeys     bool
+	tracing      *Tracing
 	timing       config.Timing
 	estimate     func(string, time.Duration) (time.Duration, int64)
 	currency     string
@@ -113,7 +116,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, keys: o.Keys, passKeys: o.PassKeys, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, keys: o.Keys, passKeys: o.PassKeys, tracing: o.Tracing, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	if o.ByClock && len(o.Listeners) > 0 {
 		e.clock = &clock{}
 	}
@@ -161,6 +164,7 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		v.fail(no)
 		return
 	}
+	v.trace()
 	v.tells = v.edge.timing == config.TimingAlways || v.edge.timing == config.TimingAsked && v.head.timing
 	v.behind = v.tells && v.head.trailers
 	if v.conn.trusted {

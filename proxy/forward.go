@@ -48,12 +48,20 @@ func (v *visit) serve() {
 			return
 		}
 		v.tried[tries] = v.Backend
+		v.again()
 		v.release() // as broken
 		select {
 		case <-v.conn.Done():
 		case <-time.After(graceTime << (2 * tries)):
 		}
 	}
+}
+
+// again begins another try.
+func (v *visit) again() {
+	v.Last.Backend, v.Last.Ended = v.Backend, time.Since(v.At)
+	v.Tries = append(v.Tries, v.Last)
+	v.Last = Try{}
 }
 
 // retry says whether a request that reached no backend may be given to another one.
@@ -171,6 +179,9 @@ func (v *visit) put(u *upstream) error {
 	if v.upload != nil {
 		m.length = v.upload.left
 	}
+	if v.to.away == nil {
+		m.carried = v.carries()
+	}
 	b := v.edge.buffers.get()
 	dst := (*b)[:0]
 	switch {
@@ -206,6 +217,7 @@ func (v *visit) begins(u *upstream) error {
 	now, limits := time.Now(), v.to.answer
 	due := now.Add(limits.FirstByte.Std())
 	v.end = now.Add(limits.Total.Std())
+	v.Last.Asked = max(1, now.Sub(v.At))
 	if v.upload != nil {
 		due = due.Add(v.upload.limit)
 	}
@@ -229,6 +241,7 @@ func (v *visit) relay(p *passage) error {
 	if err != nil {
 		return err
 	}
+	v.streamed = v.ask.stream
 	v.request.ResetBody() // nobody will ask for it again
 	v.phase = streaming
 	if a.status == fasthttp.StatusSwitchingProtocols {
@@ -313,6 +326,9 @@ func (v *visit) stream(p *passage, a *answer, n int) error {
 func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
 	data, used, err := p.body.take(p.u.bytes())
 	if len(data) > 0 {
+		if v.streamed && v.FirstToken == 0 {
+			v.FirstToken = max(1, time.Since(v.At))
+		}
 		v.lease.Began()
 		v.countTokens(data)
 	}

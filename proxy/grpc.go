@@ -76,6 +76,7 @@ func (v *visit) readCall(path string) (answer []byte, _ error) {
 	if err := v.head.scan(fields); err != nil {
 		return nil, badRequest(fasthttp.StatusBadRequest, "%v", err)
 	}
+	v.trace()
 	if v.conn.trusted {
 		v.Client = v.edge.trusted.client(&v.head, v.conn.client)
 	}
@@ -185,6 +186,7 @@ func (v *visit) forwardCall() error {
 		return badRequest(fasthttp.StatusBadRequest, "the method cannot be understood: %v", err)
 	}
 	v.headCall(req)
+	v.Last.Asked = time.Since(v.At)
 	resp, err := v.edge.calls.transport.RoundTrip(req)
 	switch {
 	case v.conn.Err() != nil:
@@ -261,7 +263,7 @@ func (m *messages) Close() error {
 
 // headCall says what a backend is told of the call.
 func (v *visit) headCall(req *http.Request) {
-	m := message{head: &v.head, client: v.conn.client, trusted: v.conn.trusted, keyed: v.keyed(), proto: v.conn.proto()}
+	m := message{head: &v.head, client: v.conn.client, trusted: v.conn.trusted, keyed: v.keyed(), proto: v.conn.proto(), carried: v.carries()}
 	var fields head
 	if err := fields.scan(m.appendFields(nil)); err != nil {
 		panic("BUG: a header that was checked is malformed: " + err.Error())

@@ -27,22 +27,26 @@ const maxNamed = 8
 
 // head is what the fields of a message say about its framing and its hop. It borrows the bytes it was scanned from.
 type head struct {
-	fields    []byte // without the empty line that ends them
-	length    int64  // of the body, by Content-Length; -1: not given
-	chunked   bool
-	masked    bool // a field looks like one of these to backends that do not tell _ from -, as CGI has it
-	close     bool // the sender closes the connection after this message
-	sse       bool // the body is a stream of server-sent events
-	buffering bool // X-Accel-Buffering is given
-	timing    bool // the client wants to know what its request took
-	trailers  bool // and can be told behind the body
-	host      []byte
-	hosts     int // how often it is given
-	expect    []byte
-	upgrade   []byte
-	switching bool             // the Connection header says that Upgrade is meant for us
-	named     [maxNamed][]byte // by Connection headers: these go no further
-	names     int
+	fields       []byte // without the empty line that ends them
+	length       int64  // of the body, by Content-Length; -1: not given
+	chunked      bool
+	masked       bool // a field looks like one of these to backends that do not tell _ from -, as CGI has it
+	close        bool // the sender closes the connection after this message
+	sse          bool // the body is a stream of server-sent events
+	buffering    bool // X-Accel-Buffering is given
+	timing       bool // the client wants to know what its request took
+	trailers     bool // and can be told behind the body
+	traceparent  []byte
+	traceparents int    // how often it is given
+	tracestate   []byte // the first one
+	stateLength  int    // of all of them
+	host         []byte
+	hosts        int // how often it is given
+	expect       []byte
+	upgrade      []byte
+	switching    bool             // the Connection header says that Upgrade is meant for us
+	named        [maxNamed][]byte // by Connection headers: these go no further
+	names        int
 }
 
 // scan checks the fields in b, which may end with the empty line, and takes note of what they say.
@@ -90,9 +94,20 @@ func (h *head) note(name, value []byte) error {
 		if is(name, "upgrade") {
 			h.upgrade = value
 		}
+	case len("traceparent"):
+		if is(name, "traceparent") {
+			h.traceparent = value
+			h.traceparents++
+		}
 	case len("connection"):
-		if is(name, "connection") {
+		switch {
+		case is(name, "connection"):
 			return h.hop(value)
+		case is(name, "tracestate"):
+			if h.tracestate == nil {
+				h.tracestate = value
+			}
+			h.stateLength += len(value)
 		}
 	case len("content-type"):
 		if is(name, "content-type") {
@@ -201,14 +216,15 @@ func nothing([]byte) bool { return false }
 type message struct {
 	method, target []byte
 	head           *head
-	client         string // address, without port
-	trusted        bool   // what the client says of who forwarded the request is believed
-	keyed          bool   // the client's key is ours, and goes no further
-	proto          string // http or https: how the client speaks to us
-	addr           string // of the backend
-	length         int64  // of the body
-	trailer        []byte // behind the body, which then comes in chunks; nil: there is none
-	upgrade        []byte // what the connection shall be upgraded to; nil: it shall not
+	client         string   // address, without port
+	trusted        bool     // what the client says of who forwarded the request is believed
+	keyed          bool     // the client's key is ours, and goes no further
+	proto          string   // http or https: how the client speaks to us
+	addr           string   // of the backend
+	length         int64    // of the body
+	trailer        []byte   // behind the body, which then comes in chunks; nil: there is none
+	upgrade        []byte   // what the connection shall be upgraded to; nil: it shall not
+	carried        *carried // of a trace; nil: the client's own word on that is passed on
 }
 
 // appendTo appends the request line and the header.
@@ -252,7 +268,11 @@ func (m *message) appendFields(dst []byte) []byte {
 	case m.keyed:
 		ours = func(name []byte) bool { return ofTheEdge(name) || ofAKey(name) }
 	}
-	return m.appendForwarded(m.head.appendFields(dst, ours))
+	if m.carried == nil {
+		return m.appendForwarded(m.head.appendFields(dst, ours))
+	}
+	dst = m.head.appendFields(dst, func(name []byte) bool { return ours(name) || ofATrace(name) })
+	return m.appendForwarded(m.carried.appendTo(dst, m.head))
 }
 
 // answer is the head of a backend's answer.

@@ -38,10 +38,26 @@ type Visit struct {
 	BytesIn   int64          `json:"bytes_in"`  // of the request's body
 	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
 
-	Number       uint64 `json:"-"`                       // the same as ID, for listeners
-	Tenant       string `json:"tenant,omitempty"`        // who asked; empty: nobody says
-	PromptTokens int64  `json:"prompt_tokens,omitempty"` // as the engine counted them; 0: it did not say
-	Tokens       int64  `json:"tokens,omitempty"`        // of the answer, likewise
+	Number     uint64          `json:"-"`                // the same as ID, for listeners
+	Tenant     string          `json:"tenant,omitempty"` // who asked; empty: nobody says
+	Context    Context         `json:"-"`                // in a trace
+	Tries      []Try           `json:"-"`                // that reached no backend, before the last one
+	Last       Try             `json:"-"`
+	Served     *router.Backend `json:"-"`                        // Backend as it was when the request was given to it; nil: it is none of ours
+	FirstToken time.Duration   `json:"first_token_ns,omitempty"` // of a stream, after At; 0: none came
+
+	PromptTokens int64 `json:"prompt_tokens,omitempty"` // as the engine counted them; 0: it did not say
+	Tokens       int64 `json:"tokens,omitempty"`        // of the answer, likewise
+}
+
+// Try is what was done for a request at one backend. Times are after the visit's At.
+type Try struct {
+	Backend string        // empty in Visit.Last, whose Visit has it
+	Stood   bool          // it stood in line
+	Queued  time.Duration // since when
+	Leased  time.Duration // until when; 0: it was given no slot
+	Asked   time.Duration // when it was sent to the backend; 0: it was not
+	Ended   time.Duration // 0 in Visit.Last
 }
 
 // kept is how many visits are kept for /debug/visits.
@@ -92,6 +108,9 @@ type visit struct {
 	to     destination
 	stayed bool // it could not overflow, and does not try again
 
+	carry    carried
+	streamed bool // the client asked for a stream
+
 	tells   bool          // the answer says what it took
 	behind  bool          // or its trailer does, as far as only then it is known
 	clocked time.Duration // what the clock would have given it before it began
@@ -122,6 +141,7 @@ func (r *ring) add(v *record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all[r.next] = *v
+	r.all[r.next].Served, r.all[r.next].Tries = nil, nil // a fleet that is no more would be kept with them
 	r.next = (r.next + 1) % kept
 }
 
@@ -208,6 +228,7 @@ func (v *visit) close() {
 	if m, ok := e.router.Model(v.Model); ok && v.known == "" {
 		v.known = m.Name
 	}
+	v.kept()
 	e.metrics.count(&v.Visit, v.known, v.phase)
 	e.ring.add(&v.record)
 	v.leave()

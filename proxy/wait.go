@@ -23,7 +23,9 @@ func (v *visit) acquire() error {
 		v.phase = inLine
 		req.Overflow = v.mayOverflow()
 		since := time.Now()
+		v.Last = Try{Stood: true, Queued: since.Sub(v.At)}
 		lease, err = v.wait(req)
+		v.Last.Leased = time.Since(v.At)
 		if errors.Is(err, router.ErrOverflow) {
 			v.Waited += time.Since(since)
 			return v.overflow()
@@ -40,6 +42,7 @@ func (v *visit) acquire() error {
 	}
 	v.Why = lease.Why
 	v.known, v.Model, v.Backend = lease.Model.Name, lease.Model.Name, lease.Backend.ID
+	v.Served = lease.Backend
 	v.Waited += lease.Waited
 	v.Cold, v.Overflow = v.Cold || lease.Cold, false
 	return nil
