@@ -40,6 +40,7 @@ func layout() map[string][]string {
 		"proxy":                     {"config", "probe", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
 		"proxy/admin":               {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
 		"proxy/ledger":              {"proxy", "router"},
+		"proxy/trace":               {"config", "proxy", "router"},
 		"loadtest":                  {"loadtest/trace"}, // it sees servers as clients do
 		"loadtest/trace":            {},
 		"loadtest/scenario":         {"loadtest", "loadtest/report", "probe/proc"}, // it sees pilotlight from outside
@@ -47,6 +48,7 @@ func layout() map[string][]string {
 		"loadtest/modelsim":         {}, // it knows nothing of us, as no model server does
 		"loadtest/grpcsim":          {},
 		"loadtest/grpcsim/cmd":      {"loadtest/grpcsim"},
+		"loadtest/otlpsim":          {},
 		"loadtest/realconsul":       {"probe/proc"},
 		"loadtest/chaosconsul":      {"probe/proc", "loadtest/realconsul"},
 		"loadtest/benchconsul":      {"config", "router", "router/consul", "loadtest/realconsul"},
@@ -61,7 +63,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":          {},
 		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger",
+			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger", "proxy/trace",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/live", "warmpool/planner", "warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
@@ -81,15 +83,17 @@ func fences() map[string][]string {
 		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
 		"github.com/hashicorp/golang-lru/v2":      {"router"},
 		"github.com/invopop/jsonschema":           {}, // tests only
-		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "router/consul"},
+		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "proxy/trace", "router/consul"},
 		"github.com/robfig/cron/v3":               {"config"},
 		"github.com/rogpeppe/go-internal":         {}, // tests only
 		"github.com/rs/zerolog":                   {}, // tests only
 		"github.com/valyala/fasthttp":             {"proxy"},
+		"go.opentelemetry.io/otel":                {"proxy/trace"},
+		"go.opentelemetry.io/proto/otlp":          {"loadtest/otlpsim"},
 		"go.yaml.in/yaml/v4":                      {"config", "config/foreign", "loadtest/scenario"},
-		"google.golang.org/grpc":                  {"loadtest/grpcsim", "warmpool/agent"},
+		"google.golang.org/grpc":                  {"loadtest/grpcsim", "loadtest/otlpsim", "proxy/trace", "warmpool/agent"},
 		"gonum.org/v1/plot":                       {"warmpool/simulate/report", "warmpool/advise"},
-		"google.golang.org/protobuf":              {"loadtest/grpcsim"},
+		"google.golang.org/protobuf":              {"loadtest/grpcsim", "loadtest/otlpsim"},
 		"modernc.org/sqlite":                      {"proxy/ledger"},
 		"golang.org/x/sync":                       {".", "loadtest/modelsim", "router/consul"},
 		"golang.org/x/sys":                        {"loadtest/benchproxy", "proxy", "warmpool/launch"},

@@ -123,14 +123,6 @@ func estimate(l *ledger.Ledger) func(string, time.Duration) (time.Duration, int6
 	return l.Estimate
 }
 
-// listeners are who hears of requests.
-func listeners(l *ledger.Ledger) []proxy.Listener {
-	if l == nil {
-		return nil
-	}
-	return []proxy.Listener{l}
-}
-
 // holds is how often it is written down what backends hold.
 const holds = time.Second
 

@@ -180,11 +180,16 @@ func serve(ctx context.Context, s site) error {
 	if err != nil {
 		return err
 	}
+	traces, err := s.openTraces(ctx, s.edgeName(data.Addr()), lines.Fleet, price, registry)
+	if err != nil {
+		return err
+	}
+	defer s.closeTraces(ctx, traces)
 	doors, err := s.access()
 	if err != nil {
 		return err
 	}
-	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books), plans), ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans), Tracing: traces.Tracing(), ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },

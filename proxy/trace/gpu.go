@@ -1,0 +1,118 @@
+package trace
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"pilotlight/proxy"
+	"pilotlight/router"
+)
+
+// late is what has been settled of a request's GPU time. It may be all settled before the request ends, or long after.
+type late struct {
+	gpu    time.Duration
+	joules float64
+	method string // of the share that is known least well
+	final  bool
+	ended  *ended // nil: the request goes on, or its trace is not kept
+}
+
+// ended is a request that has ended, and whose trace is kept.
+type ended struct {
+	span       trace.SpanContext
+	from, till time.Time // it was with its backend
+	backend    *router.Backend
+}
+
+// trust ranks methods by how well they know.
+func trust(method string) int {
+	switch method {
+	case "nvml":
+		return 3
+	case "engine":
+		return 2
+	case "":
+		return 4 // nothing has been said
+	}
+	return 1
+}
+
+// Settled adds what a request took. When that is all its span follows.
+func (t *Tracer) Settled(s *proxy.Share) {
+	t.mu.Lock()
+	l, _ := t.late.get(s.ID)
+	l.gpu += s.GPU
+	l.joules += s.Joules
+	if trust(s.Method) < trust(l.method) {
+		l.method = s.Method
+	}
+	l.final = l.final || s.Final
+	forgotten := t.keepOrTake(s.ID, l)
+	t.mu.Unlock()
+	if l.final && l.ended != nil {
+		t.gpu(&l, true)
+	}
+	t.forget(forgotten)
+}
+
+// Accounted is of no request.
+func (t *Tracer) Accounted(*proxy.Account) {}
+
+// ended takes note of a request that has ended.
+func (t *Tracer) ended(id uint64, e *ended) {
+	t.mu.Lock()
+	l, _ := t.late.get(id)
+	l.ended = e
+	forgotten := t.keepOrTake(id, l)
+	t.mu.Unlock()
+	if l.final {
+		t.gpu(&l, true)
+	}
+	t.forget(forgotten)
+}
+
+// keepOrTake keeps what is not complete, and takes out what is. t.mu is held.
+func (t *Tracer) keepOrTake(id uint64, l late) (forgotten map[uint64]late) {
+	if l.final && l.ended != nil {
+		t.late.remove(id)
+		return nil
+	}
+	return t.late.put(id, l)
+}
+
+// drop forgets what was settled of a request whose trace is not kept.
+func (t *Tracer) drop(id uint64) {
+	t.mu.Lock()
+	t.late.remove(id)
+	t.mu.Unlock()
+}
+
+// forget tells of requests that are forgotten before all of their GPU time was settled what is known.
+func (t *Tracer) forget(all map[uint64]late) {
+	for _, l := range all {
+		if l.ended != nil && l.gpu > 0 {
+			t.gpu(&l, false)
+		}
+	}
+}
+
+// gpu makes the span of a request's GPU time, in the time in which it was with its backend.
+func (t *Tracer) gpu(l *late, complete bool) {
+	b := l.ended.backend
+	all := []attribute.KeyValue{
+		keyTime.Float64(l.gpu.Seconds()), keyMethod.String(l.method), keyComplete.Bool(complete),
+		keyBackend.String(b.ID), keyNode.String(b.Node), keyIndices.IntSlice(b.GPUs), semconv.HwTypeGpu,
+	}
+	if l.joules > 0 {
+		all = append(all, keyEnergy.Float64(l.joules))
+	}
+	if t.Cost != nil && t.Currency != "" {
+		const nano = 1e9
+		all = append(all, keyCost.Float64(float64(t.Cost(b.ID, l.gpu))/nano), keyCurrency.String(t.Currency))
+	}
+	t.between(trace.ContextWithSpanContext(context.Background(), l.ended.span), "gpu", l.ended.from, l.ended.till, all...)
+}
