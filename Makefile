@@ -151,6 +151,10 @@ pgo: ## Make default.pgo anew, by which the compiler knows what is hot: a profil
 chaos-consul: bin/consul ## Kill, freeze, empty and poison Consul, for 5 minutes each, while requests flow (ARGS="-for 30s")
 	@go run ./loadtest/chaosconsul -for 5m $(ARGS)
 
+.PHONY: kube-check
+kube-check: bin/kube-apiserver ## Kubernetes' waker against the real API server, scheduler and controllers; building them takes some minutes
+	go test -count=1 -v -run TestKubernetesItself ./warmpool/launch
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update
@@ -171,6 +175,14 @@ bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
 bin/consul: deploy/consul/go.mod deploy/consul/go.sum
 	@echo "building Consul, which the tests of discovery run; from nothing that takes some minutes"
 	go build -C deploy/consul -o ../../bin/consul github.com/hashicorp/consul
+	touch $@
+
+kubernetes := k8s.io/component-base/version
+bin/kube-apiserver: deploy/kubernetes/go.mod deploy/kubernetes/go.sum
+	@echo "building Kubernetes and etcd, which one test runs; from nothing that takes ten minutes"
+	go build -C deploy/kubernetes -o ../../bin/etcd go.etcd.io/etcd/server/v3
+	go build -C deploy/kubernetes -o ../../bin/ -ldflags "$$(sed -nE 's#^\tk8s.io/kubernetes (v1\.([0-9]+)\.[0-9]+).*#-X $(kubernetes).gitVersion=\1 -X $(kubernetes).gitMajor=1 -X $(kubernetes).gitMinor=\2#p' deploy/kubernetes/go.mod)" \
+		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kube-scheduler
 	touch $@
 
 deploy/clients/node_modules/.package-lock.json: deploy/clients/package-lock.json
