@@ -189,7 +189,8 @@ func serve(ctx context.Context, s site) error {
 	if err != nil {
 		return err
 	}
-	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans), Tracing: traces.Tracing(), ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans), Tracing: traces.Tracing(), Loads: lines.Loads, ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	lines.Woke = edge.Woke
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },

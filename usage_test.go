@@ -35,7 +35,7 @@ func usage(t *testing.T, args ...string) (table ledger.Table) {
 // meter is how many seconds of GPU time an edge has settled since it began.
 func meter(t *testing.T, p *pilotlight) float64 {
 	t.Helper()
-	return metric(t, p.admin.Addr, `pilotlight_gpu_seconds_total{kind="request",method="wallclock",model="m"}`)
+	return metric(t, p.admin.Addr, `pilotlight_gpu_seconds_total{kind="request",method="wallclock",model="m",tenant=""}`)
 }
 
 // TestUsageOfTwoEdges has two edges serve, kills one on the spot in the middle, and looks whether what clients got answers to is what usage shows.

@@ -49,6 +49,8 @@ type Options struct {
 	Lines io.Writer
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
+	// Loads are asked for when metrics are: what models and backends are doing. If nil, that is told to nobody.
+	Loads func() []router.Load
 	// Keys are those that may ask. If nil, everybody may.
 	Keys *keys.Ring
 	// PassKeys lets API keys go on to backends, which then see ours. Default: they go no further.
@@ -117,6 +119,9 @@ func New(o Options) *Edge {
 		}
 	}
 	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, keys: o.Keys, passKeys: o.PassKeys, tracing: o.Tracing, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	if o.Loads != nil {
+		o.Registry.MustRegister(prometheus.CollectorFunc(func(to chan<- prometheus.Metric) { e.collect(o.Loads(), time.Now(), to) }))
+	}
 	if o.ByClock && len(o.Listeners) > 0 {
 		e.clock = &clock{}
 	}

@@ -46,7 +46,7 @@ func (v *visit) ended() {
 
 // Settled is for whoever measures: it passes on what a request took to all that listen.
 func (e *Edge) Settled(s Share) {
-	e.metrics.gpu.WithLabelValues(s.Model, "request", s.Method).Add(s.GPU.Seconds())
+	e.metrics.settled(took{s.Model, s.Tenant, "request", s.Method}, s.GPU, s.Joules)
 	for _, l := range e.listeners {
 		l.Settled(&s)
 	}
@@ -54,8 +54,8 @@ func (e *Edge) Settled(s Share) {
 
 // Accounted likewise passes on what belongs to no request.
 func (e *Edge) Accounted(a Account) {
-	if a.GPU > 0 {
-		e.metrics.gpu.WithLabelValues(a.Model, a.Kind, a.Method).Add(a.GPU.Seconds())
+	if a.GPU > 0 || a.Joules > 0 {
+		e.metrics.settled(took{model: a.Model, kind: a.Kind, method: a.Method}, a.GPU, a.Joules)
 	}
 	for _, l := range e.listeners {
 		l.Accounted(&a)

@@ -29,6 +29,9 @@ type Router struct {
 	// Stir is told when a request joins a model's line, or a slot is free that its agent could give to another edge. It may be nil, must
 	// not wait, and is set before the first request.
 	Stir func(model string)
+	// Woke is told of each wake of the fleet that has ended: its backend's Woken says how. It may be nil, must not wait, and is set before the first
+	// observation.
+	Woke func(*Backend)
 
 	waker Waker
 	log   *slog.Logger
@@ -97,6 +100,7 @@ func (r *Router) Observe(n Node) {
 	old := r.Fleet()
 	here := n.serving(old)
 	if was, ok := r.nodes.Load(n.Name); ok {
+		r.tellWakes(was.(*Node), &n)
 		r.forget(was.(*Node), &n)
 		for i := range was.(*Node).serving(old) {
 			if _, still := here[i]; !still {
