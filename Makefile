@@ -166,6 +166,8 @@ golden: ## Make every generated file and every expected output anew; look at the
 # What the tests need: a real model server and a real Consul, built from source, and the official client libraries.
 .PHONY: deps
 deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json
+	@command -v promtool prometheus > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus > /dev/null || true
 
 bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
 	@echo "building Ollama, the model server of the end-to-end test; from nothing that takes some minutes"
