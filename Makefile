@@ -155,6 +155,10 @@ chaos-consul: bin/consul ## Kill, freeze, empty and poison Consul, for 5 minutes
 kube-check: bin/kube-apiserver ## Kubernetes' waker against the real API server, scheduler and controllers; building them takes some minutes
 	go test -count=1 -v -run TestKubernetesItself ./warmpool/launch
 
+.PHONY: nomad-check
+nomad-check: bin/nomad ## Nomad's waker against Nomad itself, as root; building it takes some minutes
+	go test -count=1 -v -run TestNomadItself ./warmpool/launch
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update
@@ -177,6 +181,11 @@ bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
 bin/consul: deploy/consul/go.mod deploy/consul/go.sum
 	@echo "building Consul, which the tests of discovery run; from nothing that takes some minutes"
 	go build -C deploy/consul -o ../../bin/consul github.com/hashicorp/consul
+	touch $@
+
+bin/nomad: deploy/nomad/server/go.mod deploy/nomad/server/go.sum
+	@echo "building Nomad, which one test runs; from nothing that takes five minutes"
+	go build -C deploy/nomad/server -o ../../../bin/nomad github.com/hashicorp/nomad
 	touch $@
 
 kubernetes := k8s.io/component-base/version

@@ -1,5 +1,5 @@
 // Nomad's client library, which the test of Nomad's launcher holds its fake to. It is a module of its own so that it is no dependency of
-// ours. Nomad itself is not open source since 1.7 and cannot be built here.
+// ours.
 module pilotlight/deploy/nomad
 
 go 1.26.0

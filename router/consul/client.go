@@ -179,7 +179,11 @@ func (c *Client) do(ctx context.Context, q request, limit time.Duration, ask fun
 		return nil
 	}
 	err = q.explain(err, c.cfg.Address)
-	c.failed(err)
+	if status, ok := errors.AsType[api.StatusError](err); ok && status.Code < http.StatusInternalServerError {
+		c.answered() // whoever asks says what is wrong with the answer
+	} else {
+		c.failed(err)
+	}
 	return err
 }
 

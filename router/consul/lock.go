@@ -117,7 +117,7 @@ func (l *lock) open(ctx context.Context) error {
 	l.entry = api.AgentServiceRegistration{ID: id, Name: LockService, Meta: map[string]string{"pilotlight-lock": l.key, "pilotlight-holder": l.who}, Check: &api.AgentServiceCheck{
 		CheckID: checkOf(id), Name: l.who + " lives", TTL: checkTTL.String(), Status: api.HealthPassing, DeregisterCriticalServiceAfter: time.Minute.String(),
 	}}
-	if err := l.c.put(ctx, l.entry); err != nil {
+	if err := l.c.put(ctx, "register who asks for the lock "+l.key, l.entry); err != nil {
 		return err
 	}
 	entry := &api.SessionEntry{

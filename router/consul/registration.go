@@ -160,7 +160,7 @@ func (r *Registration) send(ctx context.Context) error {
 		}
 	}
 	if !r.up {
-		if err := r.c.put(ctx, r.self); err != nil {
+		if err := r.c.put(ctx, "register "+r.self.ID, r.self); err != nil {
 			return err
 		}
 		r.up = true
@@ -209,7 +209,7 @@ func (r *Registration) sendBackend(ctx context.Context, b Backend) (changed stri
 		check := *entry.Check
 		check.Status = next.status
 		fresh.Check = &check
-		if err := r.c.put(ctx, fresh); err != nil {
+		if err := r.c.put(ctx, "register "+fresh.ID, fresh); err != nil {
 			return "", err
 		}
 		changed = entry.Name
@@ -307,9 +307,9 @@ func (r *Registration) takeAway(ctx context.Context, want map[string]Backend) (e
 // errUnknown is Consul's answer for a check that it does not know.
 var errUnknown = errors.New("the check is not known")
 
-// put registers a service with its check.
-func (c *Client) put(ctx context.Context, entry api.AgentServiceRegistration) error {
-	q := request{"register " + entry.ID, `service:write for "` + entry.Name + `"`}
+// put registers a service with its check; what says so.
+func (c *Client) put(ctx context.Context, what string, entry api.AgentServiceRegistration) error {
+	q := request{what, `service:write for "` + entry.Name + `"`}
 	return c.do(ctx, q, askTime, func(ctx context.Context) error {
 		return c.api.Agent().ServiceRegisterOpts(&entry, api.ServiceRegisterOpts{}.WithContext(ctx))
 	})
