@@ -124,6 +124,15 @@ bench-routing: ## Time to the first token by how backends are picked, on recorde
 bench-attribution: ## How near each request's share of GPU time is to the true one, in virtual time; one line of JSON
 	@go run ./loadtest/benchattribution $(ARGS)
 
+.PHONY: bench-trace
+bench-trace: ## What tracing costs: the edge's processor time for a request with tracing off, unsampled, 1 % and 100 %; one line of JSON
+	go test ./proxy ./proxy/trace -run '^$$' -bench 'BenchmarkTracing|BenchmarkRequest' -benchmem | grep ^Benchmark
+	@go run ./loadtest/benchtrace $(ARGS)
+
+.PHONY: trace-check
+trace-check: bin/jaeger ## A real Jaeger takes the trace of a cold request, which is read back and printed as a tree
+	@go run ./loadtest/tracecheck $(ARGS)
+
 .PHONY: bench-consul
 bench-consul: bin/consul ## What discovery costs an edge: 5,000 backends of 500 models on 200 nodes, in a real Consul
 	@go run ./loadtest/benchconsul $(ARGS)
@@ -194,6 +203,11 @@ bin/kube-apiserver: deploy/kubernetes/go.mod deploy/kubernetes/go.sum
 	go build -C deploy/kubernetes -o ../../bin/etcd go.etcd.io/etcd/server/v3
 	go build -C deploy/kubernetes -o ../../bin/ -ldflags "$$(sed -nE 's#^\tk8s.io/kubernetes (v1\.([0-9]+)\.[0-9]+).*#-X $(kubernetes).gitVersion=\1 -X $(kubernetes).gitMajor=1 -X $(kubernetes).gitMinor=\2#p' deploy/kubernetes/go.mod)" \
 		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kube-scheduler
+	touch $@
+
+bin/jaeger: deploy/jaeger/go.mod deploy/jaeger/go.sum
+	@echo "building Jaeger, which make trace-check runs; from nothing that takes some minutes"
+	go build -C deploy/jaeger -o ../../bin/jaeger github.com/jaegertracing/jaeger/cmd/jaeger
 	touch $@
 
 deploy/clients/node_modules/.package-lock.json: deploy/clients/package-lock.json

@@ -57,6 +57,8 @@ func layout() map[string][]string {
 		"loadtest/benchwake":        {"loadtest/edge"},
 		"loadtest/benchattribution": {"loadtest/modelsim", "probe/meter"},
 		"loadtest/benchrouting":     {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
+		"loadtest/benchtrace":       {"loadtest/edge"},
+		"loadtest/tracecheck":       {"loadtest/edge", "probe/proc"},
 		"loadtest/benchleave":       {"loadtest/edge"},
 		"loadtest/benchproxy":       {"loadtest/edge"},
 		"loadtest/soakedge":         {"loadtest/edge"},

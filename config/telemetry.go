@@ -14,6 +14,7 @@ import (
 type Telemetry struct {
 	// Endpoint is the URL of a receiver of OTLP, as in http://127.0.0.1:4318, or http://127.0.0.1:4317 for gRPC; https speaks TLS. Default: what
 	// the environment says in OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT. If that says nothing, nothing is traced.
+	// Where this section is silent the rest of OTEL_EXPORTER_OTLP_* counts, too, such as OTEL_EXPORTER_OTLP_COMPRESSION.
 	Endpoint string `yaml:"endpoint,omitempty"`
 	// Protocol is grpc or http/protobuf. Default: what OTEL_EXPORTER_OTLP_TRACES_PROTOCOL or OTEL_EXPORTER_OTLP_PROTOCOL says, else grpc for port
 	// 4317 and http/protobuf for others.

@@ -159,3 +159,27 @@ func FuzzTraceparent(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkTracing is what standing in a trace adds to a request until it has been sent to its backend.
+func BenchmarkTracing(b *testing.B) {
+	for name, fields := range map[string]string{"begun here": "Host: p\r\n", "followed": "Host: p\r\nTraceparent: " + clientParent + "\r\nTracestate: a=1\r\n"} {
+		b.Run(name, func(b *testing.B) {
+			e := New(Options{Tracing: &Tracing{Sample: func([16]byte) bool { return false }, Keep: func(*Visit) bool { return false }}})
+			model := &router.Model{Config: config.Model{Backends: []config.Backend{{Name: "m-0"}}}}
+			v := &visit{edge: e, intake: &intake{}, to: destination{id: "m-0"}}
+			v.lease.Model = model
+			if err := v.head.scan([]byte(fields)); err != nil {
+				b.Fatal(err)
+			}
+			var dst []byte
+			b.ReportAllocs()
+			for b.Loop() {
+				v.Context = Context{}
+				v.trace()
+				m := message{head: &v.head, carried: v.carries()}
+				dst = m.appendFields(dst[:0])
+				v.kept()
+			}
+		})
+	}
+}

@@ -76,7 +76,7 @@ func (r *receiver) byGRPC(ctx context.Context) (*otlptrace.Exporter, error) {
 }
 
 func (r *receiver) byHTTP(ctx context.Context) (*otlptrace.Exporter, error) {
-	options := []otlptracehttp.Option{otlptracehttp.WithCompression(otlptracehttp.GzipCompression)}
+	var options []otlptracehttp.Option
 	if r.cfg.Endpoint != "" {
 		u, err := url.Parse(r.cfg.Endpoint)
 		if err != nil {

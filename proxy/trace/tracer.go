@@ -39,7 +39,7 @@ type Options struct {
 // Tracer makes spans of visits and sends them. It is a proxy.Listener. The nil Tracer traces nothing.
 type Tracer struct {
 	Options
-	keeps     map[config.KeepTrace]bool
+	keeps     keeps
 	threshold uint64 // of the lower 63 bits of a trace's ID: those below it are kept
 	provider  *sdk.TracerProvider
 	tracer    trace.Tracer
@@ -48,6 +48,9 @@ type Tracer struct {
 	late  halves[uint64, late]
 	wakes halves[wakeKey, trace.SpanContext]
 }
+
+// keeps is what is kept in any case.
+type keeps struct{ cold, errors, slow bool }
 
 // How much is remembered: of requests whose GPU time is not settled, and of wakes that more requests may have waited for.
 const (
@@ -72,11 +75,8 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Warn("OpenTelemetry", "error", err) }))
 	t := &Tracer{
-		Options: o, keeps: map[config.KeepTrace]bool{}, threshold: uint64(float64(o.Config.Ratio) * (1 << 63)),
+		Options: o, keeps: keeps{cold: o.Config.Keeps(config.KeepCold), errors: o.Config.Keeps(config.KeepErrors), slow: o.Config.Keeps(config.KeepSlow)}, threshold: uint64(float64(o.Config.Ratio) * (1 << 63)),
 		late: newHalves[uint64, late](maxLate), wakes: newHalves[wakeKey, trace.SpanContext](maxWakes),
-	}
-	for _, k := range o.Config.Keep {
-		t.keeps[k] = true
 	}
 	t.provider = sdk.NewTracerProvider(sdk.WithIDGenerator(generator{}), sdk.WithSampler(sdk.AlwaysSample()), sdk.WithResource(about),
 		sdk.WithSpanProcessor(newGate(exporter, o.Config.Queue, o.Log, o.Registry)))
@@ -97,7 +97,7 @@ func (t *Tracer) Tracing() *proxy.Tracing {
 	if t == nil {
 		return nil
 	}
-	return &proxy.Tracing{Clients: t.Config.Clients, Cold: t.keeps[config.KeepCold], Sample: t.sample, Keep: t.keep}
+	return &proxy.Tracing{Clients: t.Config.Clients, Cold: t.keeps.cold, Sample: t.sample, Keep: t.keep}
 }
 
 // sample decides as OpenTelemetry's TraceIDRatioBased does.
@@ -108,14 +108,14 @@ func (t *Tracer) sample(id [16]byte) bool {
 // keep says whether a request is kept for what became of it.
 func (t *Tracer) keep(v *proxy.Visit) bool {
 	switch {
-	case t.keeps[config.KeepCold] && v.Cold, t.keeps[config.KeepErrors] && failed(v):
+	case t.keeps.cold && v.Cold, t.keeps.errors && failed(v):
 		return true
 	}
 	first := v.FirstToken
 	if first == 0 {
 		first = v.FirstByte
 	}
-	return t.keeps[config.KeepSlow] && first >= t.Config.Slow.Std()
+	return t.keeps.slow && first >= t.Config.Slow.Std()
 }
 
 // failed says that a request was not answered for a reason that is not the client's.

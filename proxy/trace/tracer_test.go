@@ -2,7 +2,10 @@ package trace
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -313,7 +316,7 @@ func TestKeep(t *testing.T) {
 		if got := r.keep(v); got != c.want {
 			t.Errorf("%s is kept: %v", what, got)
 		}
-		r.Config.Keep, r.keeps = nil, nil
+		r.keeps = keeps{}
 		if r.keep(v) {
 			t.Errorf("%s is kept where nothing is", what)
 		}
@@ -383,4 +386,36 @@ func TestWhatIsSentNowIsNoLongerWaitedFor(t *testing.T) {
 
 func wantWaiting() *strings.Reader {
 	return strings.NewReader("# HELP pilotlight_spans_waiting Spans that wait to be sent.\n# TYPE pilotlight_spans_waiting gauge\npilotlight_spans_waiting 0\n")
+}
+
+// BenchmarkRequest is what tracing adds to a request after it has ended: whose trace is not kept, and whose is.
+func BenchmarkRequest(b *testing.B) {
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	defer receiver.Close()
+	for name, flags := range map[string]byte{"unsampled": 0, "sampled": 3} {
+		b.Run(name, func(b *testing.B) {
+			t, err := New(b.Context(), Options{
+				Config:   config.Telemetry{Endpoint: receiver.URL, Queue: 1 << 20, Keep: []config.KeepTrace{config.KeepCold, config.KeepErrors, config.KeepSlow}, Slow: config.Duration(time.Minute)},
+				Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			v := visit(1)
+			v.Context.Flags, v.Cold, v.Last = flags, false, proxy.Try{Asked: time.Millisecond}
+			s := share(1, time.Second, true)
+			b.ReportAllocs()
+			for b.Loop() {
+				if !v.Context.Sampled() {
+					_ = t.keep(v)
+				}
+				t.Settled(s)
+				t.Ended(v)
+			}
+			b.StopTimer()
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel() // nothing needs to arrive
+			_ = t.Close(ctx)
+		})
+	}
 }
