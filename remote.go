@@ -114,6 +114,9 @@ func (c remote) show(whole any, models ...admin.ModelStatus) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MODEL\tLINE\tBACKEND\tSTATE\tSINCE\tSLOTS\tGPUS\tMEMORY\tADDRESS\tWHY")
 	for _, m := range models {
+		if len(m.Backends) == 0 {
+			fmt.Fprintf(w, "%s\t%d\tnone\t\t\t\t\t\t\t\n", m.Name, m.Line.Waiting)
+		}
 		for i, b := range m.Backends {
 			name, line := m.Name, strconv.Itoa(m.Line.Waiting)
 			if i > 0 {

@@ -18,11 +18,11 @@ import (
 // cannot reach Consul. Where a host is lost, and Consul's agent there with it, nobody is left to say that the check fails: then the session's own TTL counts, of which 10s is the
 // least that Consul takes, and after which it waits as long again (SessionTTLMultiplier).
 const (
-	checkTTL  = 7 * time.Second
-	letGo     = 5 * time.Second
-	lockBeat  = 2 * time.Second
+	checkTTL  = 6 * time.Second
+	letGo     = 4 * time.Second
+	lockBeat  = 1500 * time.Millisecond
 	lockTTL   = 10 * time.Second
-	lockDelay = time.Second // for which Consul keeps a lock free that was lost rather than given back
+	lockDelay = 2 * time.Second // for which Consul keeps a lock free that was lost rather than given back: the next beat hears that it was
 )
 
 // Lock calls hold whenever this process holds the lock called key, one call at a time, until ctx ends. The context of hold ends as soon as
@@ -80,7 +80,7 @@ func (l *lock) once(ctx context.Context, hold func(context.Context)) error {
 			if err := l.await(alive, func(pair *api.KVPair) bool { return pair == nil || pair.Session == "" }); err != nil {
 				return err
 			}
-			pause(alive, lockDelay/4) // Consul may refuse for a moment yet
+			pause(alive, lockDelay/10) // Consul may refuse for a moment yet
 			continue
 		}
 		l.hold(alive, hold)
@@ -120,15 +120,19 @@ func (l *lock) open(ctx context.Context) error {
 	if err := l.c.put(ctx, "register who asks for the lock "+l.key, l.entry); err != nil {
 		return err
 	}
-	entry := &api.SessionEntry{
-		Name: "pilotlight " + l.name, TTL: lockTTL.String(), LockDelay: lockDelay, Behavior: api.SessionBehaviorRelease,
-		NodeChecks: []string{}, ServiceChecks: []api.ServiceCheck{{ID: checkOf(id)}}, // and none of the node: who cannot hear Consul must not lose what it believes to have
+	// A map, since api.Session.Create leaves out that there are no checks of the node. There are none: serfHealth of a host that its servers do not reach fails sooner than
+	// that the process there, which reaches its agent, lets go.
+	entry := map[string]any{
+		"Name": "pilotlight " + l.name, "TTL": lockTTL.String(), "LockDelay": lockDelay.String(), "Behavior": api.SessionBehaviorRelease,
+		"NodeChecks": []string{}, "ServiceChecks": []api.ServiceCheck{{ID: checkOf(id)}},
 	}
 	q := request{"make a session for the lock " + l.key, "session:write for the node"}
 	for tries := 1; ; tries++ {
 		missing := false
 		err := l.c.do(ctx, q, askTime, func(ctx context.Context) (err error) {
-			l.session, _, err = l.c.api.Session().Create(entry, (&api.WriteOptions{}).WithContext(ctx))
+			var made struct{ ID string }
+			_, err = l.c.api.Raw().Write("/v1/session/create", entry, &made, (&api.WriteOptions{}).WithContext(ctx))
+			l.session = made.ID
 			missing = err != nil && strings.Contains(err.Error(), "Missing check")
 			return err
 		})

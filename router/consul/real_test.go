@@ -316,6 +316,10 @@ func TestALockHasOneHolderInARealConsul(t *testing.T) {
 	if err != nil || string(pair.Value) != "b" {
 		t.Fatalf("%+v, %v", pair, err)
 	}
+	session, _, err := cluster.API(0).Session().Info(pair.Session, nil)
+	if err != nil || len(session.NodeChecks) != 0 || len(session.ServiceChecks) != 1 || session.TTL != "10s" || session.LockDelay != lockDelay {
+		t.Errorf("the session is %+v, %v; it must end with its own check, or its TTL, and nothing else", session, err)
+	}
 	if _, err := cluster.API(0).Session().Destroy(pair.Session, nil); err != nil {
 		t.Fatal(err)
 	}
