@@ -170,7 +170,7 @@ func changes(ctx context.Context, o options, f *fleet, edge *edge) error {
 	}
 	used := edge.usage().minus(before)
 	slices.Sort(took)
-	row("from a change of state until the edge has it", "median %s, 99 of 100 within %s", round(took[len(took)/2]), round(took[len(took)*99/100]))
+	row("from a change of state until the edge has it", "median %s, 99 of 100 within %s, all within %s", round(took[len(took)/2]), round(took[len(took)*99/100]), round(took[len(took)-1]))
 	n := int64(o.changes)
 	row("a change costs the edge", "%s, %.1f queries, %s of processor time", kib(used.bytes/n), float64(used.requests)/float64(n), (used.cpu / time.Duration(n)).Round(10*time.Microsecond))
 	return nil
