@@ -103,6 +103,9 @@ func (c *agentCmd) load(log *slog.Logger) (site, config.Link, error) {
 // keepNode runs a keeper and its links until ctx ends. The link's port is open for as long as the keeper may move anything: whoever is
 // refused there may count on that.
 func keepNode(ctx context.Context, s site, link config.Link) error {
+	if err := s.checkToken(); err != nil {
+		return err
+	}
 	unlock, err := lock(s.cfg.Node.StateDir, "lock")
 	if err != nil {
 		return err
@@ -144,7 +147,7 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	if err != nil {
 		return err
 	}
-	desk := &http.Server{Handler: agentDesk(hub, mirror, registry), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
+	desk := &http.Server{Handler: s.guarded(agentDesk(hub, mirror, registry)), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn)}
 
 	keeping, stopKeeper := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopKeeper()

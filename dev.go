@@ -61,7 +61,7 @@ func (c *devCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if err := override(cfg, c.Listen, c.Admin); err != nil {
 		return err
 	}
-	gpus := &simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin}}
+	gpus := &simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin, TokenFile: cfg.AdminTokenFile}}
 	s := site{
 		cfg: cfg, log: log, gpus: gpus.Watch,
 		stopServers: func() bool { return true },

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"pilotlight/proxy/admin"
 	"pilotlight/router"
 )
 
@@ -18,7 +17,7 @@ type explainCmd struct {
 }
 
 func (c explainCmd) Run(ctx context.Context) error {
-	e, err := admin.Client{Addr: c.Admin}.Route(ctx, c.Model)
+	e, err := c.client().Route(ctx, c.Model)
 	if err != nil {
 		return err
 	}
@@ -29,7 +28,7 @@ func (c explainCmd) Run(ctx context.Context) error {
 		return err
 	}
 	var p planned
-	if err := (admin.Client{Addr: c.Admin}).Plan(ctx, &p); err != nil {
+	if err := c.client().Plan(ctx, &p); err != nil {
 		return err
 	}
 	explainPlan(os.Stdout, &p, e.Model)

@@ -31,11 +31,12 @@ type fleet struct {
 	served map[string]config.Model             // that some registration names, or has named, and nobody says more of
 	said   map[string]agent.Node               // what agents, and our own keeper, last said of their nodes
 	found  *consul.Catalogue                   // what Consul says
+	pins   map[string]time.Time                // models kept awake by hand, until when; zero: until they are unpinned
 	wakes  map[string]map[string]time.Duration // how long wakes took before we started, by backend and tier
 }
 
 func newFleet(r *router.Router, file map[string]config.Model, log *slog.Logger) *fleet {
-	return &fleet{Router: r, log: log, file: file, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
+	return &fleet{Router: r, log: log, file: file, pins: map[string]time.Time{}, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
 }
 
 // Update takes over the models of a new file.
@@ -48,7 +49,7 @@ func (f *fleet) Update(file map[string]config.Model) {
 
 // update hands the models to the router. f.mu is held.
 func (f *fleet) update() {
-	f.Router.Update(merge(f.file, f.nodes, f.live, f.served, f.log))
+	f.Router.Update(withPins(merge(f.file, f.nodes, f.live, f.served, f.log), f.pins))
 }
 
 // Observe takes over what an agent says of its node.
@@ -115,6 +116,8 @@ type lives struct {
 	keeper *warmpool.Keeper // nil: there are none
 	links  *agent.Links     // nil: likewise
 	named  []string         // agents that the file names; fleet.mu guards it
+
+	repinning sync.Mutex // serialises what the keeper is told of models
 }
 
 // agents are those of the file, and those that Consul knows.
@@ -189,9 +192,7 @@ func (l *lives) update(next *config.Config) error {
 		return errors.New("the first backend of an edge's own needs a restart")
 	}
 	l.fleet.Update(next.Models)
-	if l.keeper != nil {
-		l.keeper.Update(next.Models)
-	}
+	l.repin()
 	if l.links != nil {
 		l.fleet.mu.Lock()
 		l.named = next.Agents

@@ -28,7 +28,7 @@ type gpusCmd struct {
 // Run shows the GPUs that a running pilotlight sees, or else those of this machine.
 func (c gpusCmd) Run(ctx context.Context, log *slog.Logger) error {
 	if !c.Local && c.NVML == "" {
-		s, err := admin.Client{Addr: c.Admin}.GPUs(ctx)
+		s, err := c.client().GPUs(ctx)
 		for err == nil {
 			if err = c.print(s); err != nil || c.Watch == 0 {
 				return err
@@ -36,7 +36,7 @@ func (c gpusCmd) Run(ctx context.Context, log *slog.Logger) error {
 			if !pause(ctx, c.Watch) {
 				return nil
 			}
-			s, err = admin.Client{Addr: c.Admin}.GPUs(ctx)
+			s, err = c.client().GPUs(ctx)
 		}
 		if !errors.Is(err, admin.ErrNobody) {
 			return err

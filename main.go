@@ -33,6 +33,8 @@ type verbs struct {
 	Wake     wakeCmd          `cmd:"" help:"Wake a model, and wait until it is ready."`
 	Sleep    sleepCmd         `cmd:"" help:"Put a model to sleep, once it has finished what it is doing."`
 	Stop     stopCmd          `cmd:"" help:"Stop a model's backends, once they have finished what they are doing."`
+	Pin      pinCmd           `cmd:"" help:"Keep a model awake, whatever is planned."`
+	Unpin    unpinCmd         `cmd:"" help:"Take a model's pin away."`
 	GPUs     gpusCmd          `cmd:"" name:"gpus" help:"Show GPUs: who holds their memory, how busy they are, and whether they are well."`
 	Usage    usageCmd         `cmd:"" help:"Show who used how much of the GPUs, and what it cost, by tenant, model and more."`
 	Advise   adviseCmd        `cmd:"" help:"Say what models would cost always on, scaled to zero, or serverless, and what to keep on."`

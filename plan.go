@@ -31,7 +31,7 @@ func (planCmd) Help() string {
 }
 
 func (c planCmd) Run(ctx context.Context) error {
-	client := admin.Client{Addr: c.Admin}
+	client := c.client()
 	var p, is planned
 	if err := client.Plan(ctx, &is); err != nil {
 		return err

@@ -89,6 +89,7 @@ func (p *planning) run(ctx context.Context) {
 		took := time.Since(began)
 		if p.acts.Load() {
 			wishes := live.Wishes(&plan, p.pool.fleet.Fleet(), time.Now())
+			p.pool.wishPins(wishes, time.Now())
 			if time.Since(when) >= min(tellEvery, 60*p.pace) || !maps.EqualFunc(told, wishes, sameWish) {
 				p.pool.wish(wishes)
 				told, when = wishes, time.Now()

@@ -46,8 +46,9 @@ func (c checkCmd) Run() error {
 
 // remote is how to reach a running pilotlight.
 type remote struct {
-	Admin string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port of the pilotlight to ask (${default})."`
-	JSON  bool   `help:"Print JSON in place of a table."`
+	Admin     string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port of the pilotlight to ask (${default})."`
+	TokenFile string `name:"admin-token-file" env:"PILOTLIGHT_ADMIN_TOKEN_FILE" type:"existingfile" placeholder:"FILE" help:"The file with the admin port's token, where it wants one. Default: the token is PILOTLIGHT_ADMIN_TOKEN of the environment."`
+	JSON      bool   `help:"Print JSON in place of a table."`
 }
 
 type statusCmd struct {
@@ -57,7 +58,7 @@ type statusCmd struct {
 
 func (c statusCmd) Run(ctx context.Context) error {
 	for {
-		s, err := admin.Client{Addr: c.Admin}.Status(ctx)
+		s, err := c.client().Status(ctx)
 		if err != nil {
 			return err
 		}
@@ -154,7 +155,7 @@ type nodesCmd struct{ remote }
 
 func (c nodesCmd) Run(ctx context.Context) error {
 	var nodes []agent.NodeStatus
-	if err := (admin.Client{Addr: c.Admin}).Nodes(ctx, &nodes); err != nil {
+	if err := c.client().Nodes(ctx, &nodes); err != nil {
 		return err
 	}
 	if c.JSON {
@@ -218,7 +219,7 @@ type mover struct {
 }
 
 func (c mover) move(ctx context.Context, verb string) error {
-	m, err := admin.Client{Addr: c.Admin}.Move(ctx, verb, c.Model)
+	m, err := c.client().Move(ctx, verb, c.Model)
 	if err != nil {
 		return err
 	}

@@ -54,12 +54,12 @@ func (c *serveCmd) Run(ctx context.Context, log *slog.Logger) error {
 	defer signal.Stop(reload)
 	s := site{cfg: cfg, log: log, stopServers: onInterrupt(), watch: watch, reload: reload}
 	if c.Simulate {
-		s.gpus = (&simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin}, others: filepath.Join(cfg.Node.StateDir, othersFile)}).Watch
+		s.gpus = (&simulated{gpus: cfg.Node.GPUs, admin: admin.Client{Addr: cfg.Admin, TokenFile: cfg.AdminTokenFile}, others: filepath.Join(cfg.Node.StateDir, othersFile)}).Watch
 	}
 	return serve(ctx, s)
 }
 
-// override puts addresses from the command line in place of the file's. The admin port asks nobody who he is, so it is on
+// override puts addresses from the command line in place of the file's. Where the admin port asks nobody who he is, it is on
 // loopback, whoever says otherwise.
 func override(cfg *config.Config, listen, admin string) error {
 	if listen != "" {
@@ -70,8 +70,8 @@ func override(cfg *config.Config, listen, admin string) error {
 	}
 	cfg.Admin = admin
 	host, _, err := net.SplitHostPort(admin)
-	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--admin is %s; it must be a loopback address with a port, as in 127.0.0.1:8081", admin)
+	if ip := net.ParseIP(host); err != nil || cfg.AdminTokenFile == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--admin is %s; without admin_token_file it must be a loopback address with a port, as in 127.0.0.1:8081", admin)
 	}
 	return nil
 }
@@ -104,6 +104,9 @@ type site struct {
 // the keeper.
 func serve(ctx context.Context, s site) error {
 	if err := checkPolicies(s.cfg); err != nil {
+		return err
+	}
+	if err := s.checkToken(); err != nil {
 		return err
 	}
 	own := hasBackends(s.cfg)
@@ -189,12 +192,15 @@ func serve(ctx context.Context, s site) error {
 	if err != nil {
 		return err
 	}
-	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans), Tracing: traces.Tracing(), Loads: lines.Loads, ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	gpuTimes, ending := admin.GPUTimes{}, ctx.Done()
+	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans, &gpuTimes), Tracing: traces.Tracing(), Loads: lines.Loads, ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	lines.Woke = edge.Woke
+	show := &showing{site: s, pool: pool, eyes: eyes, plans: plans, price: price, books: books, edge: edge, gpu: &gpuTimes, began: time.Now()}
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
 			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Plan: func() any { return plans.shown() }, Planned: plans.status, WhatIf: plans.whatIf, Visits: func() any { return edge.Visits() }, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
+			TokenFile: s.cfg.AdminTokenFile, Pins: pool, Machines: show.machines, Expected: show.expected, Recent: show.recent, Cost: show.cost, Ending: ending,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),

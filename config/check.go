@@ -19,7 +19,7 @@ func (c *Config) check(at *place) {
 	listen := checkAddress(at.below("listen"), c.Listen, 0)
 	admin := checkAddress(at.below("admin"), c.Admin, 0)
 	if listen && admin {
-		checkPorts(at, c.Listen, c.Admin)
+		checkPorts(at, c.Listen, c.Admin, c.AdminTokenFile != "")
 	}
 	c.Pool.check(at.below("pool"))
 	if c.Consul != nil {
@@ -104,17 +104,17 @@ func (c *Config) checkLink(at *place) {
 	}
 }
 
-// checkPorts: the two ports must differ, and the admin port must not be reachable from outside.
-func checkPorts(at *place, listen, admin string) {
+// checkPorts: the two ports must differ, and the admin port must not be reachable from outside by whoever comes.
+func checkPorts(at *place, listen, admin string, token bool) {
 	dataHost, dataPort, _ := net.SplitHostPort(listen)
 	adminHost, adminPort, _ := net.SplitHostPort(admin)
 	given := at.get("admin")
 	if given == nil {
 		given = at.below("listen")
 	}
-	if !loopback(adminHost) {
-		given.problem("admin is %s; it must be a loopback address, as in 127.0.0.1:%s", quote(admin), adminPort)
-	} else if dataPort == adminPort && dataPort != "0" && (loopback(dataHost) || unspecified(dataHost)) {
+	if !loopback(adminHost) && !token {
+		given.problem("admin is %s; without admin_token_file it must be a loopback address, as in 127.0.0.1:%s", quote(admin), adminPort)
+	} else if dataPort == adminPort && dataPort != "0" && (dataHost == adminHost || unspecified(dataHost) || unspecified(adminHost) || loopback(dataHost) && loopback(adminHost)) {
 		given.problem("admin and listen are both on port %s", adminPort)
 	}
 }

@@ -7,8 +7,11 @@ type Config struct {
 	// Listen is the address of the data port, where clients ask for models. Default 127.0.0.1:8080.
 	Listen string `yaml:"listen"`
 	// Admin is the address of the admin port: status, wake, sleep, stop, metrics and /debug. Default 127.0.0.1:8081.
-	// It must be a loopback address.
+	// It must be a loopback address, unless admin_token_file is given.
 	Admin string `yaml:"admin"`
+	// AdminTokenFile is the path of a file that holds the token, of 16 characters at least, which whoever asks on the admin port must show; it is read again
+	// at each request. It passes in clear: on a network that others use put TLS in front. Default: none; whoever is on this host may ask.
+	AdminTokenFile string `yaml:"admin_token_file,omitempty"`
 	// ReusePort lets another pilotlight listen on the data port at the same time, as an upgrade without a lost request wants it: start
 	// the new one, then stop the old one. Linux only. Default false: a second one says that the port is taken.
 	ReusePort bool `yaml:"reuse_port"`

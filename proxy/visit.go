@@ -169,7 +169,10 @@ func (v *record) whole() Visit {
 }
 
 // name is the request's ID: unique among the edges' requests, for all that matters.
-func (v *record) name() string { return strconv.FormatUint(v.id, 36) }
+func (v *record) name() string { return VisitID(v.id) }
+
+// VisitID is the ID of the visit of that Number.
+func VisitID(number uint64) string { return strconv.FormatUint(number, 36) }
 
 // open begins the record of a request. It is broken until it is known to be otherwise.
 func (e *Edge) open(c *conn, r *fasthttp.Request) *visit {

@@ -1,4 +1,4 @@
-// Package admin is the port for operators: status, moves by hand, metrics and /debug. It is plain net/http, on loopback.
+// Package admin is the port for operators: status, moves by hand, metrics and /debug. It is plain net/http, on loopback unless it has a token.
 package admin
 
 import (
@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"pilotlight/proxy/ledger"
 	"pilotlight/router"
@@ -29,7 +26,7 @@ type Lives interface {
 	Dismiss(ctx context.Context, model string, stop bool) error
 }
 
-// Options are what the admin port shows and does. All but Ledger are required.
+// Options are what the admin port shows and does. What may be nil says so.
 type Options struct {
 	Router  *router.Router
 	Lives   Lives
@@ -45,53 +42,61 @@ type Options struct {
 	Ledger   *ledger.Ledger // what was used; nil: nobody writes that down
 	Registry *prometheus.Registry
 	Log      *slog.Logger
+
+	TokenFile string // holds the token that whoever asks must show; empty: none, and only this host may ask
+	Pins      Pins   // models kept awake by hand; nil: none can be
+
+	// What the dashboard shows besides; where it is nil it shows none.
+	Machines func() []Machine              // nodes, by name
+	Expected func() map[string]Expectation // by model
+	Recent   func(most int) []Request      // the last requests, the latest first
+	Cost     func() *Cost                  // nil: nothing has a price
+	Ending   <-chan struct{}               // closed when the edge ends, and with it whoever watches; nil: never
+
+	watch *watch
 }
 
-// Handler answers the admin port's requests. Pages of other sites can neither read nor send anything: the Host must be
-// a loopback one, and requests that change something must not come from another origin.
+// Handler answers the admin port's requests, as Guard lets them through.
 func Handler(o Options) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) {
-		status := StatusOf(o.Router)
-		if o.Consul != nil {
-			status.Consul = o.Consul()
-		}
-		if o.Planned != nil {
-			status.Plan = new(o.Planned())
-		}
-		reply(w, http.StatusOK, status)
-	})
-	mux.HandleFunc("GET /api/gpus", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.GPUs()) })
-	mux.HandleFunc("GET /api/usage", o.usage)
+	mux, free := http.NewServeMux(), map[string]bool{}
+	o.watch = &watch{options: &o}
+	for _, r := range routes() {
+		pattern := r.method + " " + r.path
+		free[pattern] = r.open
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, q *http.Request) { r.serve(&o, w, q) })
+	}
+	return Guard(o.TokenFile, func(r *http.Request) bool {
+		_, pattern := mux.Handler(r)
+		return free[pattern]
+	}, mux)
+}
+
+// status is what /api/status answers.
+func (o *Options) status() Status {
+	status := Status{Models: []ModelStatus{}}
+	for _, m := range o.Router.Fleet().Models {
+		status.Models = append(status.Models, o.statusOf(m))
+	}
+	if o.Consul != nil {
+		status.Consul = o.Consul()
+	}
 	if o.Planned != nil {
-		mux.HandleFunc("GET /api/plan", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Plan()) })
-		mux.HandleFunc("POST /api/plan", o.whatIf)
+		status.Plan = new(o.Planned())
 	}
-	mux.HandleFunc("GET /api/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Nodes()) })
-	for verb, move := range map[string]func(context.Context, string) error{
-		"wake":  o.Lives.WakeModel,
-		"sleep": func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, false) },
-		"stop":  func(ctx context.Context, model string) error { return o.Lives.Dismiss(ctx, model, true) },
-	} {
-		mux.HandleFunc("POST /api/"+verb+"/{model...}", func(w http.ResponseWriter, r *http.Request) { o.move(w, r, move) })
+	return status
+}
+
+// plan answers with the plan.
+func (o *Options) plan(w http.ResponseWriter, _ *http.Request) {
+	if o.Planned == nil {
+		reply(w, http.StatusNotFound, problem{"nobody plans here"})
+		return
 	}
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", o.ready)
-	mux.HandleFunc("GET /{$}", home)
-	mux.HandleFunc("GET /debug/{$}", home)
-	mux.HandleFunc("GET /debug/config", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Config()) })
-	mux.HandleFunc("GET /debug/visits", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, o.Visits()) })
-	mux.HandleFunc("GET /debug/route", o.route)
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return onLoopback(http.NewCrossOriginProtection().Handler(mux))
+	reply(w, http.StatusOK, o.Plan())
 }
 
 // move answers wake, sleep and stop.
-func (o Options) move(w http.ResponseWriter, r *http.Request, move func(context.Context, string) error) {
+func (o *Options) move(w http.ResponseWriter, r *http.Request, move func(context.Context, string) error) {
 	m, ok := o.Router.Model(r.PathValue("model"))
 	if !ok {
 		reply(w, http.StatusNotFound, problem{fmt.Sprintf("no model is called %q", r.PathValue("model"))})
@@ -109,11 +114,11 @@ func (o Options) move(w http.ResponseWriter, r *http.Request, move func(context.
 	}
 	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began).String())
 	m, _ = o.Router.Model(m.Name)
-	reply(w, http.StatusOK, statusOf(o.Router, m))
+	reply(w, http.StatusOK, o.statusOf(m))
 }
 
 // route says how the next request of a model would be decided.
-func (o Options) route(w http.ResponseWriter, r *http.Request) {
+func (o *Options) route(w http.ResponseWriter, r *http.Request) {
 	model := r.URL.Query().Get("model")
 	e, ok := o.Router.Explain(model)
 	switch {
@@ -130,7 +135,11 @@ func (o Options) route(w http.ResponseWriter, r *http.Request) {
 const maxPolicy = 1 << 20
 
 // whatIf answers with the plan that another configuration would make. It changes nothing.
-func (o Options) whatIf(w http.ResponseWriter, r *http.Request) {
+func (o *Options) whatIf(w http.ResponseWriter, r *http.Request) {
+	if o.Planned == nil {
+		reply(w, http.StatusNotFound, problem{"nobody plans here"})
+		return
+	}
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicy))
 	if err != nil {
 		reply(w, http.StatusRequestEntityTooLarge, problem{"the configuration is larger than 1MiB"})
@@ -146,7 +155,7 @@ func (o Options) whatIf(w http.ResponseWriter, r *http.Request) {
 
 // ready says whether the edge knows its fleet: every model has a backend that somebody keeps. With Consul a model is known for longer
 // than its backends.
-func (o Options) ready(w http.ResponseWriter, _ *http.Request) {
+func (o *Options) ready(w http.ResponseWriter, _ *http.Request) {
 	remembered := o.Consul != nil && o.Consul() != nil
 	for _, m := range o.Router.Fleet().Models {
 		if len(m.Backends) == 0 && !remembered {
@@ -170,24 +179,11 @@ func reply(w http.ResponseWriter, status int, body any) {
 	_ = e.Encode(body) // the client went away
 }
 
-// onLoopback refuses requests whose Host is a name that somebody else's DNS may have pointed here.
-func onLoopback(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			reply(w, http.StatusForbidden, problem{"the admin port answers to loopback addresses only"})
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func home(w http.ResponseWriter, _ *http.Request) {
+func home(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	fmt.Fprint(w, `<!doctype html><html lang="en"><meta charset="utf-8"><title>Pilotlight</title><h1>Pilotlight</h1><ul>
+<li><a href="/">the dashboard</a>
+<li><a href="/openapi.json">/openapi.json</a>: all that can be asked here
 <li><a href="/api/status">/api/status</a>: models, backends, lines
 <li><a href="/api/gpus">/api/gpus</a>: GPUs, who holds their memory, their health
 <li><a href="/api/usage?by=tenant,model">/api/usage</a>: who used how much in the last day

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"strings"
 
 	"pilotlight/router"
 )
@@ -17,7 +19,11 @@ import (
 var ErrNobody = errors.New("nothing answers on the admin port")
 
 // Client asks the admin port of a running pilotlight.
-type Client struct{ Addr string } // host:port
+type Client struct {
+	Addr string // host:port, or a URL
+	// TokenFile holds the token of the admin port. Empty: the token is what the environment has as PILOTLIGHT_ADMIN_TOKEN, if anything.
+	TokenFile string
+}
 
 // Status asks for the fleet.
 func (c Client) Status(ctx context.Context) (Status, error) {
@@ -63,9 +69,22 @@ func (c Client) ask(ctx context.Context, method, path string, into any) error {
 }
 
 func (c Client) send(ctx context.Context, method, path string, body io.Reader, into any) error {
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+c.Addr+path, body)
+	base := strings.TrimSuffix(c.Addr, "/")
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	r, err := http.NewRequestWithContext(ctx, method, base+path, body)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", c.Addr, err)
+	}
+	token := os.Getenv("PILOTLIGHT_ADMIN_TOKEN")
+	if c.TokenFile != "" {
+		if token, err = Token(c.TokenFile); err != nil {
+			return err
+		}
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err != nil {

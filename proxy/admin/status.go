@@ -32,6 +32,7 @@ type ModelStatus struct {
 	Name     string          `json:"name"`
 	Aliases  []string        `json:"aliases,omitempty"`
 	State    string          `json:"state"`
+	Pinned   *PinStatus      `json:"pinned,omitempty"`
 	Line     LineStatus      `json:"line"`
 	Backends []BackendStatus `json:"backends"`
 }
@@ -59,15 +60,6 @@ type BackendStatus struct {
 	Slots      int        `json:"slots"`
 	WakeTimeMS int64      `json:"wake_time_ms"`
 	Rested     *time.Time `json:"rests_until,omitempty"`
-}
-
-// StatusOf is the fleet as a router sees it.
-func StatusOf(r *router.Router) Status {
-	s := Status{Models: []ModelStatus{}}
-	for _, m := range r.Fleet().Models {
-		s.Models = append(s.Models, statusOf(r, m))
-	}
-	return s
 }
 
 func statusOf(r *router.Router, m *router.Model) ModelStatus {

@@ -12,7 +12,7 @@ import (
 )
 
 // usage answers with what the edge wrote down, as entries that others can be added to.
-func (o Options) usage(w http.ResponseWriter, r *http.Request) {
+func (o *Options) usage(w http.ResponseWriter, r *http.Request) {
 	q, err := queryOf(r.URL.Query())
 	switch {
 	case o.Ledger == nil:
