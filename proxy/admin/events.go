@@ -27,6 +27,7 @@ type watch struct {
 
 	mu       sync.Mutex // guards what follows
 	watchers map[chan []byte]bool
+	looking  bool // run does
 	last     picture
 	states   map[string]string // of backends, at the last look
 	changes  []Change
@@ -101,7 +102,10 @@ func (w *watch) join() (chan []byte, bool) {
 	if len(w.watchers) == 0 {
 		w.watchers = map[chan []byte]bool{}
 		w.look()
-		go w.run()
+	}
+	if !w.looking {
+		w.looking = true
+		go w.run() // until nobody watches
 	}
 	to := make(chan []byte, maxBehind)
 	to <- w.snapshot()
@@ -130,7 +134,7 @@ func (w *watch) run() {
 func (w *watch) step() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.watchers) == 0 {
+	if w.looking = len(w.watchers) > 0; !w.looking {
 		return false
 	}
 	text := w.look()
@@ -145,7 +149,7 @@ func (w *watch) step() bool {
 			delete(w.watchers, to)
 		}
 	}
-	return len(w.watchers) > 0
+	return true
 }
 
 // look takes a new picture and returns what is otherwise than in the last; nil: nothing. w.mu is held.
