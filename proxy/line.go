@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/hex"
 	"strconv"
 	"time"
 )
@@ -30,6 +31,9 @@ func (v *visit) appendLine(dst []byte) []byte {
 	dst = appendQuoted(append(dst, `,"client":`...), v.Client)
 	if v.Tenant != "" {
 		dst = appendQuoted(append(dst, `,"tenant":`...), v.Tenant)
+	}
+	if v.Context.Sampled() {
+		dst = append(hex.AppendEncode(append(dst, `,"trace_id":"`...), v.Context.Trace[:]), '"')
 	}
 	return append(dst, "}\n"...)
 }

@@ -18,6 +18,7 @@ func FuzzLine(f *testing.F) {
 			Code: router.LineFull, Reason: reason, Waited: time.Duration(waited), Cold: id%2 == 1, FirstByte: time.Duration(total) / 2, Total: time.Duration(total), BytesOut: total,
 		}}}
 		v.pathLen = copy(v.path[:], path)
+		v.Context = Context{Trace: [16]byte{byte(id), 15: 1}, Flags: byte(id)}
 		var want bytes.Buffer
 		v.log(slog.New(slog.NewJSONHandler(&want, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {

@@ -135,7 +135,7 @@ func TestWhatBecameOfARequestDecidesWhetherItIsKept(t *testing.T) {
 		Sample: func([16]byte) bool { return false },
 		Keep:   func(v *Visit) bool { return v.Outcome == router.OK && v.Last.Asked > 0 && v.Served != nil },
 	}))
-	if !v.Context.Sampled() || !strings.HasSuffix(header.Get("Traceparent"), "-02") {
+	if !v.Context.Sampled() || v.TraceID != fmt.Sprintf("%x", v.Context.Trace) || !strings.HasSuffix(header.Get("Traceparent"), "-02") {
 		t.Errorf("kept: %v; the backend was told %s", v.Context.Sampled(), header.Get("Traceparent"))
 	}
 }

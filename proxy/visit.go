@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"runtime/debug"
@@ -38,10 +39,11 @@ type Visit struct {
 	BytesIn   int64          `json:"bytes_in"`  // of the request's body
 	BytesOut  int64          `json:"bytes_out"` // to the client, headers and framing included
 
-	Number     uint64          `json:"-"`                // the same as ID, for listeners
-	Tenant     string          `json:"tenant,omitempty"` // who asked; empty: nobody says
-	Context    Context         `json:"-"`                // in a trace
-	Tries      []Try           `json:"-"`                // that reached no backend, before the last one
+	Number     uint64          `json:"-"`                  // the same as ID, for listeners
+	Tenant     string          `json:"tenant,omitempty"`   // who asked; empty: nobody says
+	TraceID    string          `json:"trace_id,omitempty"` // of a trace that is kept
+	Context    Context         `json:"-"`                  // in a trace
+	Tries      []Try           `json:"-"`                  // that reached no backend, before the last one
 	Last       Try             `json:"-"`
 	Served     *router.Backend `json:"-"`                        // Backend as it was when the request was given to it; nil: it is none of ours
 	FirstToken time.Duration   `json:"first_token_ns,omitempty"` // of a stream, after At; 0: none came
@@ -165,6 +167,9 @@ func (e *Edge) Visits() []Visit {
 func (v *record) whole() Visit {
 	w := v.Visit
 	w.ID, w.Path = v.name(), string(v.path[:v.pathLen])
+	if v.Context.Sampled() {
+		w.TraceID = hex.EncodeToString(v.Context.Trace[:])
+	}
 	return w
 }
 
@@ -283,12 +288,16 @@ func (v *visit) log(log *slog.Logger) {
 	if v.Tenant != "" {
 		tenant = slog.String("tenant", v.Tenant)
 	}
+	trace := slog.Attr{}
+	if v.Context.Sampled() {
+		trace = slog.String("trace_id", hex.EncodeToString(v.Context.Trace[:]))
+	}
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
 		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Bool("overflow", v.Overflow), slog.Float64("first_byte_ms", ms(v.FirstByte)),
 		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
-		slog.String("client", v.Client), tenant)
+		slog.String("client", v.Client), tenant, trace)
 }
 
 // ms is a duration for people who read logs.
