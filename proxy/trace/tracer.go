@@ -58,6 +58,9 @@ const (
 	maxWakes = 1 << 10
 )
 
+// patience is how long GPU time is waited for at least before it is told without what is still to come. Whoever measures needs some seconds.
+const patience = time.Minute
+
 // New makes a Tracer; nil where nothing says where traces go.
 func New(ctx context.Context, o Options) (*Tracer, error) {
 	if o.Config.Endpoint == "" && !inEnvironment() {
@@ -76,7 +79,7 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Warn("OpenTelemetry", "error", err) }))
 	t := &Tracer{
 		Options: o, keeps: keeps{cold: o.Config.Keeps(config.KeepCold), errors: o.Config.Keeps(config.KeepErrors), slow: o.Config.Keeps(config.KeepSlow)}, threshold: uint64(float64(o.Config.Ratio) * (1 << 63)),
-		late: newHalves[uint64, late](maxLate), wakes: newHalves[wakeKey, trace.SpanContext](maxWakes),
+		late: newHalves[uint64, late](maxLate, patience), wakes: newHalves[wakeKey, trace.SpanContext](maxWakes, 0),
 	}
 	t.provider = sdk.NewTracerProvider(sdk.WithIDGenerator(generator{}), sdk.WithSampler(sdk.AlwaysSample()), sdk.WithResource(about),
 		sdk.WithSpanProcessor(newGate(exporter, o.Config.Queue, o.Log, o.Registry)))
@@ -141,7 +144,7 @@ func (t *Tracer) Close(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	rest := []map[uint64]late{t.late.young, t.late.old}
-	t.late = newHalves[uint64, late](maxLate)
+	t.late = newHalves[uint64, late](maxLate, patience)
 	t.mu.Unlock()
 	for _, forgotten := range rest {
 		t.forget(forgotten)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -262,6 +263,24 @@ func TestWhatIsNotSettledIsForgottenInTheEndAndToldBefore(t *testing.T) {
 	if gpu := r.close()["gpu"]; len(gpu) != 1 || gpu[0].Attributes["pilotlight.gpu.complete"] != false {
 		t.Errorf("got %+v", gpu)
 	}
+}
+
+func TestGPUTimeThatIsNeverSettledIsToldAfterAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHalves[int, int](10, time.Minute)
+		h.put(1, 1)
+		time.Sleep(time.Minute)
+		if forgotten := h.put(2, 2); len(forgotten) != 0 {
+			t.Errorf("%v are forgotten after a minute", forgotten)
+		}
+		time.Sleep(time.Minute)
+		if forgotten := h.put(2, 3); len(forgotten) != 1 || forgotten[1] != 1 {
+			t.Errorf("%v are forgotten after two", forgotten)
+		}
+		if v, ok := h.get(2); !ok || v != 3 {
+			t.Errorf("got %d, %v", v, ok)
+		}
+	})
 }
 
 func TestATryThatReachedNobodyHasASpanOfItsOwn(t *testing.T) {
