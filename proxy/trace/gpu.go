@@ -51,7 +51,7 @@ func (t *Tracer) Settled(s *proxy.Share) {
 		l.method = s.Method
 	}
 	l.final = l.final || s.Final
-	forgotten := t.keepOrTake(s.ID, l)
+	forgotten := t.keepOrTake(s.ID, l, s.At)
 	t.mu.Unlock()
 	if l.final && l.ended != nil {
 		t.gpu(&l, true)
@@ -67,7 +67,7 @@ func (t *Tracer) ended(id uint64, e *ended) {
 	t.mu.Lock()
 	l, _ := t.late.get(id)
 	l.ended = e
-	forgotten := t.keepOrTake(id, l)
+	forgotten := t.keepOrTake(id, l, e.till)
 	t.mu.Unlock()
 	if l.final {
 		t.gpu(&l, true)
@@ -76,12 +76,12 @@ func (t *Tracer) ended(id uint64, e *ended) {
 }
 
 // keepOrTake keeps what is not complete, and takes out what is. t.mu is held.
-func (t *Tracer) keepOrTake(id uint64, l late) (forgotten map[uint64]late) {
+func (t *Tracer) keepOrTake(id uint64, l late, now time.Time) (forgotten map[uint64]late) {
 	if l.final && l.ended != nil {
 		t.late.remove(id)
 		return nil
 	}
-	return t.late.put(id, l)
+	return t.late.put(id, l, now)
 }
 
 // drop forgets what was settled of a request whose trace is not kept.

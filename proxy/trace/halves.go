@@ -24,10 +24,9 @@ func (h *halves[K, V]) get(k K) (V, bool) {
 	return v, ok
 }
 
-// put keeps v, and returns what is forgotten for that, if anything is.
-func (h *halves[K, V]) put(k K, v V) (forgotten map[K]V) {
+// put keeps v, and returns what is forgotten for that, if anything is. Whoever calls it knows the time already.
+func (h *halves[K, V]) put(k K, v V, now time.Time) (forgotten map[K]V) {
 	delete(h.old, k)
-	now := time.Now()
 	if h.since.IsZero() {
 		h.since = now
 	}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -266,21 +265,17 @@ func TestWhatIsNotSettledIsForgottenInTheEndAndToldBefore(t *testing.T) {
 }
 
 func TestGPUTimeThatIsNeverSettledIsToldAfterAWhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHalves[int, int](10, time.Minute)
-		h.put(1, 1)
-		time.Sleep(time.Minute)
-		if forgotten := h.put(2, 2); len(forgotten) != 0 {
-			t.Errorf("%v are forgotten after a minute", forgotten)
-		}
-		time.Sleep(time.Minute)
-		if forgotten := h.put(2, 3); len(forgotten) != 1 || forgotten[1] != 1 {
-			t.Errorf("%v are forgotten after two", forgotten)
-		}
-		if v, ok := h.get(2); !ok || v != 3 {
-			t.Errorf("got %d, %v", v, ok)
-		}
-	})
+	h := newHalves[int, int](10, time.Minute)
+	h.put(1, 1, came)
+	if forgotten := h.put(2, 2, came.Add(time.Minute)); len(forgotten) != 0 {
+		t.Errorf("%v are forgotten after a minute", forgotten)
+	}
+	if forgotten := h.put(2, 3, came.Add(2*time.Minute)); len(forgotten) != 1 || forgotten[1] != 1 {
+		t.Errorf("%v are forgotten after two", forgotten)
+	}
+	if v, ok := h.get(2); !ok || v != 3 {
+		t.Errorf("got %d, %v", v, ok)
+	}
 }
 
 func TestATryThatReachedNobodyHasASpanOfItsOwn(t *testing.T) {

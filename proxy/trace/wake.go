@@ -25,21 +25,21 @@ func (t *Tracer) wake(wait context.Context, v *proxy.Visit, b *router.Backend) t
 	if w.Wanted.IsZero() {
 		return trace.SpanContext{}
 	}
+	end := w.Ready
+	if b.State == router.Failed {
+		end = b.Since
+	}
 	key := wakeKey{b.ID, w.Wanted.UnixNano()}
 	own := ids{trace.SpanContextFromContext(wait).TraceID(), randomSpan()}
 	t.mu.Lock()
 	known, found := t.wakes.get(key)
 	if !found {
 		known = trace.NewSpanContext(trace.SpanContextConfig{TraceID: own.trace, SpanID: own.span, TraceFlags: trace.FlagsSampled})
-		t.wakes.put(key, known)
+		t.wakes.put(key, known, end)
 	}
 	t.mu.Unlock()
 	if found {
 		return known
-	}
-	end := w.Ready
-	if b.State == router.Failed {
-		end = b.Since
 	}
 	ctx, span := t.tracer.Start(context.WithValue(wait, idsKey{}, own), "wake "+b.Model, trace.WithTimestamp(w.Wanted), trace.WithAttributes(
 		genModel.String(b.Model), keyBackend.String(b.ID), keyNode.String(b.Node), keyFrom.String(w.From.String()), keyEvicted.StringSlice(w.Evicted),
