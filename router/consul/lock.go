@@ -56,15 +56,15 @@ type lock struct {
 
 // once makes a session, waits for the lock, and holds it for as long as it can be held.
 func (l *lock) once(ctx context.Context, hold func(context.Context)) error {
-	began := time.Now()
-	if err := l.open(ctx); err != nil {
+	made, beat, err := l.open(ctx)
+	if err != nil {
 		return err
 	}
 	alive, lost := context.WithCancelCause(ctx)
 	defer lost(nil)
 	var keeping sync.WaitGroup
-	keeping.Go(func() { l.keep(alive, began, lockBeat, letGo, lost, l.beat) })
-	keeping.Go(func() { l.keep(alive, began, lockTTL/3, lockTTL, lost, l.renew) })
+	keeping.Go(func() { l.keep(alive, beat, lockBeat, letGo, lost, l.beat) })
+	keeping.Go(func() { l.keep(alive, made, lockTTL/3, lockTTL, lost, l.renew) })
 	defer func() {
 		lost(nil)
 		keeping.Wait()
@@ -111,24 +111,37 @@ func (l *lock) hold(ctx context.Context, hold func(context.Context)) {
 }
 
 // open makes the session, and the check that it ends with. Each session has its own: that of a process which was killed must fail though the process was
-// started anew.
-func (l *lock) open(ctx context.Context) error {
+// started anew. It returns when the session was asked for, and when the check was last passed: Consul may take its time for the session.
+func (l *lock) open(ctx context.Context) (made, beat time.Time, err error) {
 	id := LockService + ":" + l.name + ":" + secret.Text()
 	l.entry = api.AgentServiceRegistration{ID: id, Name: LockService, Meta: map[string]string{"pilotlight-lock": l.key, "pilotlight-holder": l.who}, Check: &api.AgentServiceCheck{
 		CheckID: checkOf(id), Name: l.who + " lives", TTL: checkTTL.String(), Status: api.HealthPassing, DeregisterCriticalServiceAfter: time.Minute.String(),
 	}}
 	if err := l.c.put(ctx, "register who asks for the lock "+l.key, l.entry); err != nil {
-		return err
+		return made, beat, err
 	}
+	if made, err = l.makeSession(ctx); err == nil {
+		beat = time.Now()
+		_, err = l.beat(ctx, letGo)
+	}
+	if err != nil {
+		l.close(context.WithoutCancel(ctx))
+	}
+	return made, beat, err
+}
+
+// makeSession returns when the session was asked for.
+func (l *lock) makeSession(ctx context.Context) (asked time.Time, err error) {
 	// A map, since api.Session.Create leaves out that there are no checks of the node. There are none: serfHealth of a host that its servers do not reach fails sooner than
 	// that the process there, which reaches its agent, lets go.
 	entry := map[string]any{
 		"Name": "pilotlight " + l.name, "TTL": lockTTL.String(), "LockDelay": lockDelay.String(), "Behavior": api.SessionBehaviorRelease,
-		"NodeChecks": []string{}, "ServiceChecks": []api.ServiceCheck{{ID: checkOf(id)}},
+		"NodeChecks": []string{}, "ServiceChecks": []api.ServiceCheck{{ID: l.entry.Check.CheckID}},
 	}
 	q := request{"make a session for the lock " + l.key, "session:write for the node"}
 	for tries := 1; ; tries++ {
 		missing := false
+		asked = time.Now()
 		err := l.c.do(ctx, q, askTime, func(ctx context.Context) (err error) {
 			var made struct{ ID string }
 			_, err = l.c.api.Raw().Write("/v1/session/create", entry, &made, (&api.WriteOptions{}).WithContext(ctx))
@@ -139,10 +152,7 @@ func (l *lock) open(ctx context.Context) error {
 		if missing && tries < 20 && pause(ctx, 50*time.Millisecond) {
 			continue // the agent has the check, and its servers hear of it in a moment
 		}
-		if err != nil {
-			l.close(context.WithoutCancel(ctx))
-		}
-		return err
+		return asked, err
 	}
 }
 
