@@ -178,7 +178,10 @@ golden: ## Make every generated file and every expected output anew; look at the
 
 # What the tests need: a real model server and a real Consul, built from source, and the official client libraries.
 .PHONY: deps
-deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json
+deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json deploy/browser/node_modules/.package-lock.json
+	@command -v chromium chromium-browser google-chrome > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
+		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } > /dev/null 2>&1 || \
+		echo "Chromium could not be installed; the tests of the dashboard will be skipped, and say so"
 	@command -v promtool prometheus > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus > /dev/null || true
 
@@ -213,4 +216,9 @@ bin/jaeger: deploy/jaeger/go.mod deploy/jaeger/go.sum
 deploy/clients/node_modules/.package-lock.json: deploy/clients/package-lock.json
 	@echo "installing the official client libraries of OpenAI and Ollama"
 	cd deploy/clients && npm ci
+	touch $@
+
+deploy/browser/node_modules/.package-lock.json: deploy/browser/package-lock.json
+	@echo "installing playwright-core, which drives the browser of the dashboard's tests"
+	cd deploy/browser && npm ci
 	touch $@
