@@ -44,7 +44,7 @@ function pick(lives, requests, from) {
   const last = {}
   for (const [id, life] of Object.entries(lives)) {
     const at = life.at(-1)
-    if (at.at > from || at.to === 'ready' || at.to === 'waking') last[id] = Math.max(at.at, from)
+    if ((at.at > from && (life.length > 1 || at.to !== 'stopped')) || at.to === 'ready' || at.to === 'waking') last[id] = Math.max(at.at, from)
   }
   for (const r of requests) if (r.end > from && lives[r.backend]) last[r.backend] = Math.max(last[r.backend] ?? 0, r.end)
   return Object.keys(last).sort((a, b) => last[b] - last[a]).slice(0, most).sort()
