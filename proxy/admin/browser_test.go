@@ -72,4 +72,3 @@ func many(o *Options) {
 		return map[string]Expectation{markup: {Next: time.Now().Add(time.Minute), Chance: 0.5, Why: markup}}
 	}
 }
-
