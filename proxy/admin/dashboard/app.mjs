@@ -62,7 +62,7 @@ function tiles() {
   const c = fleet.cost
   if (c) {
     const less = c.always_on > 0 ? Math.round(100 * (1 - c.paid / c.always_on)) : 0
-    all.push(['paid today', money(c.paid, c.currency), `since ${clock(c.since)}; always on ${money(c.always_on, c.currency)}${c.always_on > 0 ? less >= 0 ? `, ${less} % saved` : `, ${-less} % more` : ''}`])
+    all.push(['paid today', money(c.paid, c.currency), `since ${clock(c.since)}; always on ${money(c.always_on, c.currency)}${c.always_on > 0 ? less >= 0 ? `, ${less}\u00a0% saved` : `, ${-less}\u00a0% more` : ''}`])
   }
   const p = fleet.plan
   if (p) {
