@@ -93,11 +93,11 @@ function node(n) {
       part.style.width = `${(100 * bytes) / Math.max(total, used, 1)}%`
       strip.append(part)
     }
-    const who = parts.map(([bytes, name, state]) => `${name} ${size(bytes)}${state === 'asleep' ? ' (asleep)' : ''}`).join(', ')
+    const who = parts.map(([bytes, name, state]) => `${name} ${size(bytes)}${state === 'ready' || state === 'others' ? '' : ` (${state})`}`).join(', ')
     const ill = g.health && g.health !== 'ok' && g.health !== 'well' && g.health !== 'unknown' && g.health !== 'healthy'
     return el('li', {},
       el('div', { class: 'gpu' }, el('b', {}, `GPU ${g.index}`), g.name ? el('span', { class: 'faint' }, g.name) : null,
-        el('span', { class: 'right' }, g.busy >= 0 ? `${Math.round(100 * g.busy)} % busy, ` : '', `${size(used)} of ${size(total)}`)),
+        el('span', { class: 'right' }, g.busy >= 0 ? `${Math.round(100 * g.busy)} % busy, ` : '', `${size(Math.min(used, total))} of ${size(total)}`)),
       strip, el('p', { class: 'who' }, who || 'Nobody has memory here.', ill ? el('strong', { class: 'state failed' }, ` ${g.health}`) : null))
   })
   return el('article', { class: 'card node', 'aria-label': `Node ${n.name}` }, el('h3', {}, n.name),
@@ -165,7 +165,7 @@ function requests() {
   const who = (r) => r.tenant || '–'
   const wanted = fleet.recent.slice(0, shownRequests).map((r) => [r.id, JSON.stringify(r), () => el('tr', {},
     el('td', {}, clock(r.at)), el('td', { class: 'name', title: r.model }, r.model || '–'), el('td', { class: 'name', title: who(r) }, who(r)),
-    el('td', { title: r.reason }, el('span', { class: `outcome ${r.outcome}` }, `${r.outcome === 'ok' ? '✓' : r.outcome === 'left' ? '↩' : '✕'} ${r.outcome}`), r.outcome === 'ok' ? null : ` ${r.status || ''}`, r.cold ? el('span', { class: 'cold' }, 'cold') : null),
+    el('td', { title: r.reason }, el('span', { class: `outcome ${r.outcome}` }, `${r.outcome === 'ok' ? '✓' : r.outcome === 'left' ? '↩' : '✕'} ${r.outcome}`), r.outcome === 'ok' ? null : el('span', { class: 'status' }, ` ${r.status || ''}`), r.cold ? el('span', { class: 'cold' }, 'cold') : null),
     el('td', { class: 'number' }, took(r.waited_ms)), el('td', { class: 'number' }, took(r.total_ms)), el('td', { class: 'number' }, took(r.gpu_ms)))])
   if (wanted.length === 0 && fleet.heard) wanted.push([' none', '', () => el('tr', {}, el('td', { colspan: 7, class: 'empty' }, 'Nobody has asked for anything yet.'))])
   keep($('recent'), wanted)
