@@ -130,7 +130,7 @@ bench-trace: ## What tracing costs: the edge's processor time for a request with
 	@go run ./loadtest/benchtrace $(ARGS)
 
 .PHONY: trace-check
-trace-check: bin/jaeger ## A real Jaeger takes the trace of a cold request, which is read back and printed as a tree
+trace-check: bin/jaeger $(if $(findstring collector,$(ARGS)),bin/otelcol) ## A real Jaeger takes the trace of a cold request, which is read back and printed as a tree
 	@go run ./loadtest/tracecheck $(ARGS)
 
 .PHONY: bench-consul
@@ -207,6 +207,11 @@ bin/kube-apiserver: deploy/kubernetes/go.mod deploy/kubernetes/go.sum
 	go build -C deploy/kubernetes -o ../../bin/ -ldflags "$$(sed -nE 's#^\tk8s.io/kubernetes (v1\.([0-9]+)\.[0-9]+).*#-X $(kubernetes).gitVersion=\1 -X $(kubernetes).gitMajor=1 -X $(kubernetes).gitMinor=\2#p' deploy/kubernetes/go.mod)" \
 		k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kube-scheduler
 	touch $@
+
+bin/otelcol: deploy/otel/builder.yaml
+	@echo "building an OpenTelemetry collector; from nothing that takes some minutes"
+	go run go.opentelemetry.io/collector/cmd/builder@v0.160.0 --config deploy/otel/builder.yaml
+	mv bin/otelcol.build/otelcol $@ && rm -r bin/otelcol.build
 
 bin/jaeger: deploy/jaeger/go.mod deploy/jaeger/go.sum
 	@echo "building Jaeger, which make trace-check runs; from nothing that takes some minutes"

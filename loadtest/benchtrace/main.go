@@ -178,6 +178,7 @@ func client(ctx context.Context, addr string, requests int) error {
 			return err
 		}
 		answer, err := io.ReadAll(resp.Body)
+		resp.Body.Close() //nolint:errcheck // it is read to its end
 		if err != nil || !bytes.Contains(answer, []byte("choices")) {
 			return fmt.Errorf("%s: %s, %w", resp.Status, answer, err)
 		}

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -93,6 +94,14 @@ func check(ctx context.Context, jaeger, collector, drawing string) error {
 			return err
 		}
 	}
+	const warm = 20
+	if collector != "" {
+		for range warm {
+			if err := ask(ctx, e.Addr, "qwen-14b", ""); err != nil {
+				return err
+			}
+		}
+	}
 	t, err := await(ctx, query, client)
 	if err != nil {
 		return err
@@ -103,8 +112,36 @@ func check(ctx context.Context, jaeger, collector, drawing string) error {
 			return err
 		}
 	}
-	return t.check("qwen-14b")
+	if err := t.check("qwen-14b"); err != nil || collector == "" {
+		return err
+	}
+	return checkKept(ctx, query, warm)
 }
+
+// checkKept wants the collector to have kept both cold requests, and few of the others.
+func checkKept(ctx context.Context, query string, warm int) error {
+	select {
+	case <-time.After(decided):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	text, err := get(ctx, query+"/api/traces?service=pilotlight&limit=1000")
+	var kept tree
+	if err == nil {
+		err = json.Unmarshal(text, &kept)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nThe collector kept %d of %d traces.\n", len(kept.Data), warm+2)
+	if len(kept.Data) < 2 || len(kept.Data) > warm/2 {
+		return errors.New("it should have kept the two cold ones, and one in a hundred of the others")
+	}
+	return nil
+}
+
+// decided is how long it takes until spans are sent and the collector has decided on them: five seconds each, by default.
+const decided = 12 * time.Second
 
 // inOrder are the requests: the second finds a model on the GPU that must make room for it.
 func inOrder() func(yield func(model, parent string) bool) {
