@@ -38,6 +38,15 @@ func (s *server) sleepMode(mux *http.ServeMux) {
 		}
 		return nil, s.engine.do(r.Context(), func(ctx context.Context) { s.engine.wake(ctx, tags) })
 	}))
+	// Who throws the weights away has them loaded anew after the wake; here the wake itself took as long.
+	for _, path := range []string{"POST /collective_rpc", "POST /reset_prefix_cache"} {
+		mux.Handle(path, endpoint(openAIRefusal, func(http.ResponseWriter, *http.Request, []byte) (any, error) {
+			if s.engine.health() != nil {
+				return nil, errEngineDead
+			}
+			return nil, nil
+		}))
+	}
 	mux.Handle("GET /is_sleeping", endpoint(openAIRefusal, func(http.ResponseWriter, *http.Request, []byte) (any, error) {
 		if s.engine.health() != nil {
 			return nil, errEngineDead

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"maps"
 	"net/http"
 	"os"
 	"regexp"
@@ -107,9 +108,7 @@ func schemaOf(t *testing.T, v any, all map[string]any) any {
 		t.Fatal(err)
 	}
 	parts, _ := s["$defs"].(map[string]any)
-	for name, part := range parts {
-		all[name] = part
-	}
+	maps.Copy(all, parts)
 	delete(s, "$defs")
 	delete(s, "$schema")
 	return s

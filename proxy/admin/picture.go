@@ -104,8 +104,10 @@ func (g *GPUTimes) Settled(s *proxy.Share) {
 	g.next++
 }
 
-// Ended and Accounted say nothing to it.
-func (*GPUTimes) Ended(*proxy.Visit)       {}
+// Ended says nothing to it.
+func (*GPUTimes) Ended(*proxy.Visit) {}
+
+// Accounted says nothing to it.
 func (*GPUTimes) Accounted(*proxy.Account) {}
 
 func (g *GPUTimes) all() map[string]time.Duration {
