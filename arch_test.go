@@ -23,7 +23,7 @@ func layout() map[string][]string {
 		"probe/proc":                {},
 		"probe/engine":              {"config", "probe"},
 		"probe/nvml":                {"config", "probe", "probe/proc"},
-		"probe/meter":               {}, // pure: what was measured and who was in flight go in, shares come out
+		"probe/meter":               {"probe"}, // pure: what was measured and who was in flight go in, shares come out
 		"router":                    {"config", "probe"},
 		"router/consul":             {"config", "router"},
 		"warmpool":                  {"config", "probe", "router"},

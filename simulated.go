@@ -46,10 +46,10 @@ func (s *simulated) Watch(ctx context.Context, see func(probe.GPUs)) error {
 }
 
 func (s *simulated) look(ctx context.Context) probe.GPUs {
-	look := probe.GPUs{At: time.Now(), Driver: "simulated"}
+	look := probe.GPUs{At: time.Now(), Driver: probe.SimulatedDriver}
 	for i, g := range s.gpus {
 		look.GPUs = append(look.GPUs, probe.GPU{
-			Index: i, UUID: fmt.Sprintf("SIM-%d", i), Name: "simulated", NUMA: -1, Total: g.Memory, Free: g.Memory, Ran: s.all[i],
+			Index: i, UUID: fmt.Sprintf("SIM-%d", i), Name: "simulated", NUMA: -1, Total: g.Memory, Free: g.Memory, Ran: s.all[i], RanAt: look.At,
 			Energy: -1, Power: -1, Heat: -1, Clock: -1, ECC: -1, Remapped: -1, Recovery: probe.RecoveryNone,
 		})
 	}

@@ -14,6 +14,9 @@ import (
 // looking is over for good.
 type Watch func(ctx context.Context, see func(GPUs)) error
 
+// SimulatedDriver is the version of a driver of GPUs that are simulated.
+const SimulatedDriver = "simulated"
+
 // GPUs is one look at all GPUs of a node.
 type GPUs struct {
 	At      time.Time // when it was taken, by the node's clock; the zero time: never
@@ -44,6 +47,7 @@ type GPU struct {
 
 	Busy   float64       // share of the time since the look before in which a kernel ran, 0 to 1
 	Ran    time.Duration // for how long a kernel has run since the watch began; differences lose nothing where looks are missed
+	RanAt  time.Time     // up to when Ran is counted; the zero time: the driver does not say
 	Energy int64         // millijoules since the driver was loaded
 	Power  float64       // watts, averaged by the driver over about a second
 	Heat   int           // degrees Celsius

@@ -89,6 +89,9 @@ func (d *device) use(l *library) {
 		return
 	}
 	d.gpu.Busy, d.gpu.Ran = d.ring.add(samples, now)
+	if d.ring.newest > 0 {
+		d.gpu.RanAt = time.UnixMicro(int64(d.ring.newest))
+	}
 	if d.ring.quiet(now) {
 		var rates nvml.Utilization
 		d.gpu.Busy = -1
