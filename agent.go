@@ -24,6 +24,7 @@ import (
 	"pilotlight/config"
 	"pilotlight/probe"
 	"pilotlight/probe/engine"
+	"pilotlight/probe/meter"
 	"pilotlight/router/consul"
 	"pilotlight/warmpool"
 	"pilotlight/warmpool/agent"
@@ -133,8 +134,10 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	models, node := onNode(s.cfg.Node.Name, s.cfg.Models), eyes.discover(ctx, s.cfg.Node)
 
 	var keeper *warmpool.Keeper
+	gpuTime := meter.New()
 	hub := agent.NewHub(agent.Options{
-		Node: node, Version: version(), Models: models, Keeper: func() agent.Keeper { return keeper },
+		Meter: gpuTime,
+		Node:  node, Version: version(), Models: models, Keeper: func() agent.Keeper { return keeper },
 		Host: reachedBy(link), Look: look, File: filepath.Join(s.cfg.Node.StateDir, "edges.json"), Log: s.log,
 	})
 	registry := prometheus.NewRegistry()
@@ -160,7 +163,10 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 		defer hub.Close()
 		defer server.Stop()
 		defer stopLinks()
-		eyes.tellTo(keeper.See) // which waits for Run, so not before
+		eyes.tellTo(func(look probe.GPUs) {
+			gpuTime.See(look)
+			keeper.See(look) // which waits for Run, so not before
+		})
 		return keeper.Run(keeping)
 	})
 	g.Go(func() error { return hub.Run(linking) })

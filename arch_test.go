@@ -29,7 +29,7 @@ func layout() map[string][]string {
 		"warmpool":                  {"config", "probe", "router"},
 		"warmpool/launch":           {"config", "probe", "probe/engine", "probe/proc", "router", "warmpool"},
 		"warmpool/advise":           {"config"},
-		"warmpool/agent":            {"config", "probe", "router"},
+		"warmpool/agent":            {"config", "probe", "probe/meter", "router"},
 		"warmpool/forecast":         {},
 		"warmpool/policy":           {"warmpool/forecast"}, // it decides live and in virtual time alike
 		"warmpool/simulate":         {"warmpool/policy"},
@@ -37,7 +37,7 @@ func layout() map[string][]string {
 		"warmpool/planner":          {"router", "warmpool/policy"},
 		"warmpool/live":             {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
 		"proxy/keys":                {"router"},
-		"proxy":                     {"config", "probe", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
+		"proxy":                     {"config", "probe", "probe/meter", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
 		"proxy/admin":               {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
 		"proxy/ledger":              {"proxy", "router"},
 		"proxy/trace":               {"config", "proxy", "router"},
@@ -65,7 +65,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":          {},
 		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger", "proxy/trace",
+			"config", "config/foreign", "probe", "probe/engine", "probe/meter", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger", "proxy/trace",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/live", "warmpool/planner", "warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
@@ -120,6 +120,7 @@ func bareSleeps() map[string]string {
 		"router/consul/watch_test.go: pass":                                 "called in bubbles only",
 		"warmpool/agent/lab_test.go: newLab":                                "called in bubbles only",
 		"warmpool/agent/lab_test.go: recv":                                  "called in bubbles only",
+		"warmpool/agent/metering_test.go: pass":                             "called in bubbles only",
 		"warmpool/replicas_test.go: crowd":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/wish_test.go: wish":                                       "called in bubbles only",

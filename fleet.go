@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 	"pilotlight/router/consul"
 	"pilotlight/warmpool"
@@ -22,7 +23,8 @@ import (
 // nodes. It implements agent.Fleet.
 type fleet struct {
 	*router.Router
-	log *slog.Logger
+	log     *slog.Logger
+	metered func(node string, settled []meter.Settled, accounts []meter.Account) // is told what agents settle; set before there is any link
 
 	mu     sync.Mutex // guards what follows, and serialises changes of the router's models
 	file   map[string]config.Model
@@ -62,6 +64,11 @@ func (f *fleet) Observe(n agent.Node) {
 	}
 	f.said[n.Name] = n
 	f.show(n.Name)
+}
+
+// Metered passes on what an agent settles of GPU time.
+func (f *fleet) Metered(node string, settled []meter.Settled, accounts []meter.Account) {
+	f.metered(node, settled, accounts)
 }
 
 // merge puts models together. What Consul's KV says of a model counts, else the edge's own file, else what the first node says that has

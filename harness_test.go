@@ -67,7 +67,7 @@ type pilotlight struct {
 
 // serve runs pilotlight with a configuration and waits until it knows its fleet. At the end of the test it is ended as by Ctrl-C,
 // unless it has ended before, and nothing may be left of it and its model servers.
-func serve(t *testing.T, state, config string) *pilotlight {
+func serve(t *testing.T, state, config string, flags ...string) *pilotlight {
 	t.Helper()
 	p := &pilotlight{file: filepath.Join(t.TempDir(), "pilotlight.yaml"), state: state}
 	p.configure(t, config)
@@ -76,7 +76,7 @@ func serve(t *testing.T, state, config string) *pilotlight {
 			_ = syscall.Kill(m.pid, syscall.SIGKILL)
 		}
 	})
-	p.process = start(t, []string{raceOptions, p.mark()}, binary(t), "serve", "-c", p.file, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	p.process = start(t, []string{raceOptions, p.mark()}, binary(t), append([]string{"serve", "-c", p.file, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"}, flags...)...)
 	t.Cleanup(func() {
 		if !p.ended() {
 			p.end(t, os.Interrupt)

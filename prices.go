@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pilotlight/config"
-	"pilotlight/proxy"
 	"pilotlight/proxy/ledger"
 	"pilotlight/router"
 )
@@ -121,45 +120,4 @@ func estimate(l *ledger.Ledger) func(string, time.Duration) (time.Duration, int6
 		return nil
 	}
 	return l.Estimate
-}
-
-// holds is how often it is written down what backends hold.
-const holds = time.Second
-
-// holdings tells of the GPU memory that this node's backends hold, until ctx ends: while they wake, and while they are awake, whether they have
-// anything to do or not.
-func holdings(ctx context.Context, fleet func() *router.Fleet, node string, to *proxy.Edge) error {
-	tick := time.NewTicker(holds)
-	defer tick.Stop()
-	for last := time.Now(); ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := time.Now()
-		for _, m := range fleet().Models {
-			for _, b := range m.Backends {
-				if kind := holding(b); kind != "" && b.Node == node {
-					to.Accounted(proxy.Account{
-						Model: m.Name, Backend: b.ID, Node: b.Node, Kind: kind, Method: "fleet", From: last, To: now,
-						MemoryByteSeconds: float64(b.Memory) * now.Sub(last).Seconds(),
-					})
-				}
-			}
-		}
-		last = now
-	}
-}
-
-// holding is the kind of account of a backend that holds GPU memory, else nothing.
-func holding(b *router.Backend) string {
-	switch b.State {
-	case router.Waking:
-		return ledger.KindWake
-	case router.Ready, router.Draining:
-		return ledger.KindIdle
-	case router.Stopped, router.Asleep, router.Failed:
-	}
-	return ""
 }

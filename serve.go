@@ -193,9 +193,10 @@ func serve(ctx context.Context, s site) error {
 		return err
 	}
 	gpuTimes, ending := admin.GPUTimes{}, ctx.Done()
-	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans, &gpuTimes), Tracing: traces.Tracing(), Loads: lines.Loads, ByClock: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	edge := proxy.New(proxy.Options{Keys: doors.held(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans, &gpuTimes), Tracing: traces.Tracing(), Loads: lines.Loads, Metered: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
 	lines.Woke = edge.Woke
 	show := &showing{site: s, pool: pool, eyes: eyes, plans: plans, price: price, books: books, edge: edge, gpu: &gpuTimes, began: time.Now()}
+	gpuTime := newMetering(edge, pool, s.cfg.Node.Name, registry)
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
@@ -211,16 +212,22 @@ func serve(ctx context.Context, s site) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if pool.keeper != nil {
 		g.Go(func() error {
-			eyes.tellTo(pool.keeper.See) // which waits for Run, so not before
+			eyes.tellTo(func(look probe.GPUs) {
+				gpuTime.own.See(look)
+				pool.keeper.See(look) // which waits for Run, so not before
+			})
 			return pool.keeper.Run(keeping)
 		})
 	}
+	metering, stopMetering := context.WithCancel(keeping)
+	defer stopMetering()
+	metered := make(chan struct{})
+	g.Go(func() error { defer close(metered); gpuTime.run(metering); return nil })
 	if pool.links != nil {
 		g.Go(func() error { return pool.links.Run(keeping) })
 	}
 	if books != nil {
 		g.Go(func() error { return books.Run(keeping) }) // what settles late is of streams that end late
-		g.Go(func() error { return holdings(ctx, lines.Fleet, s.cfg.Node.Name, edge) })
 	}
 	if found != nil {
 		g.Go(func() error { return found.run(ctx) })
@@ -236,6 +243,7 @@ func serve(ctx context.Context, s site) error {
 	g.Go(func() error {
 		defer stopKeeper() // the pool outlives the last stream,
 		defer desk.Close() // and so does the admin port
+		defer func() { stopMetering(); <-metered }()
 		if s.cfg.ReusePort {
 			defer lines.Close() // nobody is to notice: whoever waits in line goes on waiting, up to the limit
 		} else {

@@ -57,8 +57,8 @@ type Options struct {
 	PassKeys bool
 	// Listeners hear of every request. If empty, nobody does, and that costs nothing.
 	Listeners []Listener
-	// ByClock has listeners hear of GPU time that the clock shares out, since nobody measures any.
-	ByClock bool
+	// Metered says that somebody asks for Flights, several times a second, and settles what they took.
+	Metered bool
 	// Tracing has requests stand in traces. If nil, what clients say of theirs is passed on as it is.
 	Tracing *Tracing
 	// Timing says which answers tell what they took. If empty, none.
@@ -91,7 +91,7 @@ type Edge struct {
 	timing       config.Timing
 	estimate     func(string, time.Duration) (time.Duration, int64)
 	currency     string
-	clock        *clock // nil: somebody measures GPU time, or nobody wants to know
+	flights      *flights // nil: nobody measures what they take
 	watch        *watch
 	buffers      buffers
 	upstreams    upstreams
@@ -122,8 +122,8 @@ func New(o Options) *Edge {
 	if o.Loads != nil {
 		o.Registry.MustRegister(prometheus.CollectorFunc(func(to chan<- prometheus.Metric) { e.collect(o.Loads(), time.Now(), to) }))
 	}
-	if o.ByClock && len(o.Listeners) > 0 {
-		e.clock = &clock{}
+	if o.Metered {
+		e.flights = &flights{}
 	}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)

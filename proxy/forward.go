@@ -331,6 +331,7 @@ func (v *visit) pass(p *passage, b *[]byte, dst []byte) error {
 		}
 		v.lease.Began()
 		v.countTokens(data)
+		v.came(data)
 	}
 	dst = p.framing.append(dst, data)
 	if p.body.done && p.framing == framed {

@@ -318,6 +318,7 @@ func (v *visit) relayMessages(body io.Reader) error {
 		v.call.heard()
 		n, err := body.Read(b)
 		if n > 0 {
+			v.came(b[:n])
 			if send(func() error { return s.writeData(b[:n]) }) != nil || send(s.flush) != nil {
 				v.conn.left()
 				return v.conn.Err()

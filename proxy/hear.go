@@ -3,7 +3,7 @@ package proxy
 import "time"
 
 // Listener hears of every request when it has ended, of its GPU time when that is settled, and of GPU time that belongs to no request. It is called on the
-// request's own goroutine: it must neither block nor keep what it is given. *ledger.Ledger is one.
+// request's own goroutine, or on that of whoever measures: it must neither block nor keep what it is given. *ledger.Ledger is one.
 type Listener interface {
 	// Ended hears of a request. Its Model is the model's own name, and empty where there is no such model: clients make names up.
 	Ended(*Visit)
@@ -17,7 +17,7 @@ type Share struct {
 	Model, Backend, Tenant string
 	GPU                    time.Duration // busy time, summed over the backend's GPUs
 	Joules                 float64       // 0: unknown
-	Method                 string        // nvml, engine, wallclock
+	Method                 string        // of package meter
 	Final                  bool          // false: a later share may add to it
 	At                     time.Time     // end of the last window that it is of
 }
@@ -25,7 +25,7 @@ type Share struct {
 // Account is what was taken of GPUs, or held of their memory, by a backend and no request of it, or by others than backends.
 type Account struct {
 	Model, Backend, Node string
-	Kind                 string // wake, idle, unattributed, others
+	Kind                 string // of package meter
 	Method               string // as of Share
 	From, To             time.Time
 	GPU                  time.Duration

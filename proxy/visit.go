@@ -113,9 +113,10 @@ type visit struct {
 	carry    carried
 	streamed bool // the client asked for a stream
 
-	tells   bool          // the answer says what it took
-	behind  bool          // or its trailer does, as far as only then it is known
-	clocked time.Duration // what the clock would have given it before it began
+	tells    bool // the answer says what it took
+	behind   bool // or its trailer does, as far as only then it is known
+	flight   flight
+	attempts uint8 // how many flights it has had
 }
 
 // intake is what was read of a request. A stream that has stepped aside has none.

@@ -361,7 +361,7 @@ func (m *Meter) clock(b *metered, from, until time.Time) {
 	}
 	for _, i := range b.GPUs {
 		if g := m.gpus[i]; g != nil {
-			g.guessed += w.Busy / time.Duration(b.width())
+			g.guessed += w.Busy / time.Duration(len(b.GPUs))
 		}
 	}
 }

@@ -27,14 +27,14 @@ const (
 type Backend struct {
 	ID, Model string
 	GPUs      []int // indices on the node that it is on; none: nobody knows, or it is on none
-	Width     int   // how many GPUs it takes, where GPUs does not say
+	Width     int   // how many GPUs it takes, where GPUs does not say; 0: it uses none
 	PID       int   // of its first process; 0: not known
 	Waking    bool
 	Memory    int64 // of GPUs that it holds now, bytes
 }
 
 // width is on how many GPUs it is.
-func (b *Backend) width() int { return max(len(b.GPUs), b.Width, 1) }
+func (b *Backend) width() int { return cmp.Or(len(b.GPUs), b.Width) }
 
 // Flight is a request at a backend, as its edge reports it. All reports of a flight are of the same ID.
 type Flight struct {

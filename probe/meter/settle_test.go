@@ -6,13 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"pilotlight/config"
 	"pilotlight/probe"
 )
 
 // gpuAt is a look at a GPU that has been busy for so long.
 func gpuAt(ms float64, ran time.Duration, energy int64, processes ...probe.Process) probe.GPUs {
-	return probe.GPUs{At: at(ms), GPUs: []probe.GPU{{RanAt: at(ms), Ran: ran, Energy: energy, Processes: processes, Total: 80 * config.GiB}}}
+	return probe.GPUs{At: at(ms), GPUs: []probe.GPU{{RanAt: at(ms), Ran: ran, Energy: energy, Processes: processes}}}
 }
 
 // given adds up what a meter gave out.

@@ -38,6 +38,8 @@ type edge struct {
 	credit map[string]float64
 	uses   map[string]router.Use
 	asks   map[uint64]*asked
+
+	settled []owed // GPU time that it is to be told
 }
 
 // sent are the slots of a message that is not acknowledged.
@@ -94,6 +96,11 @@ func (e *edge) acknowledge(seq uint64) {
 	for len(e.sent) > 0 && e.sent[0].seq <= seq {
 		e.had, e.sent = e.sent[0].slots, e.sent[1:]
 	}
+	told := slices.IndexFunc(e.settled, func(s owed) bool { return s.seq == 0 || s.seq > seq })
+	if told < 0 {
+		told = len(e.settled)
+	}
+	e.settled = slices.Delete(e.settled, 0, told)
 }
 
 // keep forgets what is about backends that are gone, and slots of those that admit nothing.
@@ -135,6 +142,7 @@ func (h *Hub) lapse(e *edge) {
 		}
 	}
 	e.callOff()
+	h.part(e, e.lapsed)
 	if e.stream != nil {
 		e.stream.end()
 		e.stream = nil

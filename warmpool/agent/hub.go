@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
 	"maps"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/probe"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -45,8 +47,10 @@ type Options struct {
 	Keeper  func() Keeper // asked once edges can be heard
 	// Look says what a backend's engine does now. It is asked of backends that an edge which was cut off may still use.
 	Look func(ctx context.Context, servedAs string, b config.Backend, addr string) probe.Reading
-	File string // where the edges that have slots are noted, so that a restart counts on them; empty: nowhere
-	Log  *slog.Logger
+	// Meter settles what requests took of the GPUs; it is told of looks by others. If nil, nobody does.
+	Meter *meter.Meter
+	File  string // where the edges that have slots are noted, so that a restart counts on them; empty: nowhere
+	Log   *slog.Logger
 }
 
 // Hub is the agent's end of its links. It implements warmpool.Edge. All its methods may be called from any goroutine.
@@ -65,6 +69,8 @@ type Hub struct {
 	wished   map[string]router.Wish // by the planner, last
 	wisher   string                 // the ID of that planner's edge
 	began    time.Time
+	books    books
+	closed   time.Time     // when GPU time was last settled
 	changed  chan struct{} // closed, and replaced, when something has changed that Drained waits for
 }
 
@@ -79,7 +85,7 @@ type backend struct {
 // NewHub makes the hub of a node. The edges of before are counted on for one lease.
 func NewHub(o Options) *Hub {
 	h := &Hub{o: o, backends: map[string]*backend{}, edges: map[string]*edge{}, began: time.Now(), changed: make(chan struct{})}
-	h.models = o.Models
+	h.models, h.books = o.Models, books{life: rand.Text(), open: map[string]*meter.Account{}}
 	h.node = Node{Node: router.Node{Name: o.Node.Name}, Version: o.Version, Models: public(o.Models)}
 	for _, g := range o.Node.GPUs {
 		h.node.Memory = append(h.node.Memory, g.Memory)
@@ -151,6 +157,7 @@ func (h *Hub) pass(ctx context.Context, now time.Time) {
 			h.look(ctx, b, now)
 		}
 	}
+	h.settle(now)
 	if now.Sub(h.began) < LeaseTime+2*turn {
 		h.kick() // Drained may wait for nothing else
 	}

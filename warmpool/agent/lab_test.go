@@ -14,6 +14,7 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/probe"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -28,6 +29,7 @@ type lab struct {
 	file  string
 	ends  sync.WaitGroup // the agent's, of all streams
 	hub   atomic.Pointer[Hub]
+	meter *meter.Meter
 }
 
 // node is a keeper without a pool: its backends are what the test says they are.
@@ -48,13 +50,15 @@ type testEdge struct {
 	stop  func()
 
 	mu    sync.Mutex
-	cut   bool // messages are lost, both ways, and nobody answers
+	gpu   map[uint64]time.Duration // by flight, as the agent settled it
+	kinds map[string]time.Duration // of accounts
+	cut   bool                     // messages are lost, both ways, and nobody answers
 	pipes []*pipe
 }
 
 // newLab makes one in a bubble, with a backend of two slots, n/m-0, and what else the test names.
 func newLab(t *testing.T, edges int, backends ...router.Backend) *lab {
-	l := &lab{t: t, file: t.TempDir() + "/edges.json"}
+	l := &lab{t: t, file: t.TempDir() + "/edges.json", meter: meter.New()}
 	t.Cleanup(l.ends.Wait)
 	if len(backends) == 0 {
 		backends = []router.Backend{{ID: "n/m-0", Model: "m", Slots: 2}}
@@ -83,6 +87,7 @@ func testModels() map[string]config.Model {
 func (l *lab) startAgent() {
 	hub := NewHub(Options{
 		Node: config.Node{Name: "n"}, Models: testModels(), Keeper: func() Keeper { return l.node }, File: l.file, Log: slog.New(slog.DiscardHandler),
+		Meter: l.meter,
 		Look: func(_ context.Context, _ string, _ config.Backend, addr string) probe.Reading {
 			return l.node.look(addr)
 		},
@@ -104,7 +109,7 @@ func (l *lab) killAgent() {
 }
 
 func (l *lab) newEdge(id string) *testEdge {
-	e := &testEdge{lab: l}
+	e := &testEdge{lab: l, gpu: map[uint64]time.Duration{}, kinds: map[string]time.Duration{}}
 	log := slog.New(slog.DiscardHandler)
 	e.links = NewLinks(Edge{ID: id, Life: id, Name: id, Reach: time.Minute}, e, e.dial, log)
 	e.Router = router.New(testModels(), e.links, log)
@@ -120,6 +125,21 @@ func (l *lab) newEdge(id string) *testEdge {
 
 // Observe is the edge's fleet.
 func (e *testEdge) Observe(n Node) { e.Router.Observe(n.Node) }
+
+// Metered is the edge's books.
+func (e *testEdge) Metered(_ string, settled []meter.Settled, accounts []meter.Account) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range settled {
+		if _, before := e.gpu[s.ID]; before {
+			continue // an edge waits for each once
+		}
+		e.gpu[s.ID] = s.GPU
+	}
+	for _, a := range accounts {
+		e.kinds[a.Kind] += a.GPU
+	}
+}
 
 // Wake makes a backend ready after a second.
 func (n *node) Wake(ctx context.Context, id string) error {

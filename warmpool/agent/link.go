@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -39,6 +40,8 @@ type Fleet interface {
 	Read(node string, seen router.Readings)
 	// Use says how much a backend is used through this edge.
 	Use(backend string) router.Use
+	// Metered takes in what requests of this edge took of a node's GPUs, and, if the edge is the one that is told, what belongs to no request.
+	Metered(node string, settled []meter.Settled, accounts []meter.Account)
 }
 
 // EdgeStream is an edge's end of a stream of messages. Close ends it on both sides, whatever they do.
@@ -87,6 +90,8 @@ type Link struct {
 	tell    bool   // asks have changed
 	sent    []time.Time
 	first   uint64 // Up.Count of sent[0]
+	flying  flying
+	book    Book // the last that was taken in, without what it holds
 }
 
 // asking is somebody who waits for an answer.
@@ -111,6 +116,7 @@ func newLink(addr string, ending func() bool, self Edge, fleet Fleet, dial Dial,
 	return &Link{
 		addr: addr, ending: ending, self: self, fleet: fleet, dial: dial, log: log.With("agent", addr), kicked: make(chan struct{}, 1), stirred: map[string]bool{},
 		state: Unknown, away: true, gone: time.Now(), asks: map[uint64]*asking{}, uses: map[string]router.Use{}, slots: map[string]router.Grant{},
+		flying: newFlying(),
 	}
 }
 
@@ -234,6 +240,7 @@ func (l *Link) begin() {
 	defer l.mu.Unlock()
 	l.told, l.ack, l.acked, l.sent, l.first, l.tell = map[string]router.Use{}, 0, 0, nil, 1, true
 	l.wish = l.wish || len(l.wishes) > 0 // an agent that was started anew has not heard them
+	l.flying.anew()
 }
 
 // listen acts on what the agent says.
@@ -272,6 +279,7 @@ func (l *Link) act(m *Down) {
 		at := l.sent[m.Heard-l.first]
 		l.sent, l.first = l.sent[m.Heard-l.first:], m.Heard
 		l.renew(at, m.Lease)
+		l.flying.heard(m.Heard)
 	}
 	switch {
 	case m.Node != nil || was != l.away:
@@ -292,8 +300,21 @@ func (l *Link) act(m *Down) {
 			l.tell = true
 		}
 	}
-	if m.Node != nil || m.Slots != nil || m.Answers != nil {
+	l.settled(m)
+	if m.Node != nil || m.Slots != nil || m.Answers != nil || m.Settled != nil || m.Book != nil {
 		l.kick()
+	}
+}
+
+// settled passes on what the agent says of GPU time. l.mu is held.
+func (l *Link) settled(m *Down) {
+	var accounts []meter.Account
+	if b := m.Book; b != nil && (b.Life != l.book.Life || b.Number > l.book.Number) {
+		l.book = Book{Life: b.Life, Number: b.Number}
+		accounts = b.Accounts
+	}
+	if l.node != nil && (m.Settled != nil || accounts != nil) {
+		l.fleet.Metered(l.node.Name, m.Settled, accounts)
 	}
 }
 
@@ -343,6 +364,14 @@ func (m *Down) inTime(now time.Time) {
 		}
 		for i := range n.Wakes {
 			times = append(times, &n.Wakes[i].Ready)
+		}
+	}
+	for i := range m.Settled {
+		times = append(times, &m.Settled[i].At)
+	}
+	if m.Book != nil {
+		for i := range m.Book.Accounts {
+			times = append(times, &m.Book.Accounts[i].From, &m.Book.Accounts[i].To)
 		}
 	}
 	if r := m.Read; r != nil {
@@ -472,7 +501,8 @@ func (l *Link) message(count uint64, due bool) *Up {
 		}
 		l.wish = false
 	}
-	if m.Uses == nil && m.Asks == nil && m.Wishes == nil && l.ack == l.acked && !due {
+	m.Flights = l.flying.say(count, now)
+	if m.Uses == nil && m.Asks == nil && m.Wishes == nil && m.Flights == nil && l.ack == l.acked && !due {
 		return nil
 	}
 	l.acked, l.tell = l.ack, false

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -132,6 +133,10 @@ func (v *view) Observe(n Node) {
 func (v *view) Grant(backend string, g router.Grant)   { v.fleet.Grant(backend, g) }
 func (v *view) Read(node string, seen router.Readings) { v.fleet.Read(node, seen) }
 func (v *view) Use(backend string) router.Use          { return v.fleet.Use(backend) }
+
+func (v *view) Metered(node string, settled []meter.Settled, accounts []meter.Account) {
+	v.fleet.Metered(node, settled, accounts)
+}
 
 // of are the links to agents that have, or had, backends of a model.
 func (s *Links) of(model string) []*Link {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -21,7 +22,10 @@ type Up struct {
 	Held  map[string]router.Grant `json:",omitempty"` // in the first message: the slots that the edge goes by at this moment
 	// Wishes are all that the planner wants of the node's backends, if the edge is the planner. They are said anew before they lapse.
 	Wishes map[string]Wish `json:",omitzero"`
-	Bye    bool            `json:",omitempty"` // the edge ends, and has nothing in flight any more
+	// Flights are the requests at the node's backends of which there is news; in the first message of a stream, and
+	// after it, all of which the agent may not have heard.
+	Flights []Flight `json:",omitempty"`
+	Bye     bool     `json:",omitempty"` // the edge ends, and has nothing in flight any more
 }
 
 // Edge is who an edge is.
@@ -79,6 +83,52 @@ type Down struct {
 	Slots   map[string]router.Grant `json:",omitzero"`  // of the ready backends, how many the edge may use; none of those that are not in it
 	Answers []Answer                `json:",omitempty"` // to asks that are not called off yet
 	Uses    map[string]Use          `json:",omitempty"` // how much backends are used over all edges; those that are not in it are as they were
+	Settled []meter.Settled         `json:",omitempty"` // GPU time of the edge's flights
+	Book    *Book                   `json:",omitempty"` // to one edge only
+}
+
+// Flight is meter.Flight with times that mean the same on both hosts.
+type Flight struct {
+	ID      uint64
+	Backend string
+	Age     time.Duration // since it began
+	First   time.Duration `json:",omitempty"` // from then until the first of its answer; 0: nothing has come
+	Took    time.Duration `json:",omitempty"` // from then until it ended; 0: it is in flight
+	Prompt  int           `json:",omitempty"`
+	Pieces  int           `json:",omitempty"`
+	Tokens  int           `json:",omitempty"`
+	Whole   bool          `json:",omitempty"`
+}
+
+// said is a flight as it is told.
+func said(f *meter.Flight, now time.Time) Flight {
+	told := Flight{ID: f.ID, Backend: f.Backend, Age: now.Sub(f.Began), Prompt: f.Prompt, Pieces: f.Pieces, Tokens: f.Tokens, Whole: f.Whole}
+	if !f.First.IsZero() {
+		told.First = max(1, f.First.Sub(f.Began))
+	}
+	if !f.Ended.IsZero() {
+		told.Took = max(1, f.Ended.Sub(f.Began))
+	}
+	return told
+}
+
+// heard is a flight as it was told at a time.
+func (f *Flight) heard(now time.Time) meter.Flight {
+	is := meter.Flight{ID: f.ID, Backend: f.Backend, Began: now.Add(-f.Age), Prompt: f.Prompt, Pieces: f.Pieces, Tokens: f.Tokens, Whole: f.Whole}
+	if f.First > 0 {
+		is.First = is.Began.Add(f.First)
+	}
+	if f.Took > 0 {
+		is.Ended = is.Began.Add(f.Took)
+	}
+	return is
+}
+
+// Book is GPU time of the node that belongs to no request. It is told until it is acknowledged, under the same number, so that it counts once.
+type Book struct {
+	Life     string // of the agent's process
+	Number   uint64 // from 1
+	Accounts []meter.Account
 }
 
 // Node is a node as its agent knows it.

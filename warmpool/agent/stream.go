@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pilotlight/probe"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -137,7 +138,8 @@ func (h *Hub) message(s *stream, due bool) *Down {
 	if due {
 		m.Uses = h.uses(s)
 	}
-	if m.Node == nil && m.Slots == nil && m.Answers == nil && s.seen == nil && !due {
+	m.Settled, m.Book = e.tell(e.seq+1), h.books.book(e, e.seq+1)
+	if m.Node == nil && m.Slots == nil && m.Answers == nil && s.seen == nil && m.Settled == nil && m.Book == nil && !due {
 		return nil
 	}
 	m.Read, s.seen = s.seen, nil
@@ -169,6 +171,7 @@ func (h *Hub) enter(first *Up, end context.CancelFunc) (*stream, error) {
 		if known {
 			e.callOff()
 			h.remember(e)
+			h.part(e, time.Now())
 		}
 		e = newEdge(who)
 		h.edges[who.ID] = e
@@ -184,6 +187,12 @@ func (h *Hub) enter(first *Up, end context.CancelFunc) (*stream, error) {
 	s := &stream{edge: e, kicked: make(chan struct{}, 1), end: end, told: map[uint64]bool{}, uses: map[string]router.Use{}}
 	e.Edge, e.stream, e.unknown, e.lapsed, e.owes = who, s, false, time.Time{}, nil
 	e.sent, e.had, e.given = nil, maps.Clone(first.Held), map[string]router.Grant{}
+	for i := range e.settled {
+		e.settled[i].seq = 0
+	}
+	if e.ID == h.books.keeper {
+		h.books.seq = 0
+	}
 	for id, n := range first.Held {
 		if b := h.backends[id]; b != nil && b.State == router.Ready {
 			e.given[id], e.target[id] = n, n.Slots
@@ -200,6 +209,9 @@ func (h *Hub) left(s *stream) {
 	defer h.mu.Unlock()
 	if s.edge.stream == s {
 		s.edge.stream = nil
+		if h.o.Meter != nil {
+			h.o.Meter.Lose(s.edge.ID, time.Now())
+		}
 		h.o.Log.Info("the link to an edge is gone", "edge", s.edge.Name)
 	}
 }
@@ -220,6 +232,14 @@ func (h *Hub) take(s *stream, up *Up) {
 	e.heard, e.lease = now, now.Add(LeaseTime)
 	s.heard = up.Count
 	e.acknowledge(up.Ack)
+	h.books.acknowledge(e, up.Ack)
+	if h.o.Meter != nil {
+		flights := make([]meter.Flight, len(up.Flights))
+		for i := range up.Flights {
+			flights[i] = up.Flights[i].heard(now)
+		}
+		h.o.Meter.Report(e.ID, now, flights)
+	}
 	for id, u := range up.Uses {
 		if h.backends[id] != nil {
 			e.uses[id] = router.Use{InFlight: u.InFlight, Waiting: u.Waiting, Bytes: u.Bytes, Last: now.Add(-u.Idle), Granted: u.Granted}
@@ -234,6 +254,7 @@ func (h *Hub) take(s *stream, up *Up) {
 	if up.Bye {
 		e.callOff()
 		h.remember(e)
+		h.part(e, now)
 		delete(h.edges, e.ID)
 		s.end()
 		h.o.Log.Info("an edge has ended", "edge", e.Name)

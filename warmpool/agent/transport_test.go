@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe/meter"
 	"pilotlight/router"
 )
 
@@ -106,10 +107,12 @@ func listen(t testing.TB, link *config.Link) (h *Hub, addr string) {
 // hears is a fleet that hands on what it observes.
 type hears struct{ nodes chan Node }
 
-func (f *hears) Observe(n Node)             { f.nodes <- n }
-func (*hears) Grant(string, router.Grant)   {}
-func (*hears) Read(string, router.Readings) {}
-func (*hears) Use(string) router.Use        { return router.Use{} }
+func (f *hears) Observe(n Node)                                 { f.nodes <- n }
+func (*hears) Grant(string, router.Grant)                       {}
+func (*hears) Read(string, router.Readings)                     {}
+func (*hears) Metered(string, []meter.Settled, []meter.Account) {}
+
+func (*hears) Use(string) router.Use { return router.Use{} }
 
 // linkTo runs an edge with a link to an agent.
 func linkTo(t testing.TB, addr string, link *config.Link) (*Links, *hears) {

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pilotlight/probe/meter"
+	"pilotlight/proxy"
+	"pilotlight/router"
+	"pilotlight/warmpool/agent"
+)
+
+// How often something is done about GPU time.
+const (
+	reports = 200 * time.Millisecond // what requests do is told to whoever meters them
+	settles = time.Second            // what they took is settled
+	// overdue is how long after its end a request's GPU time is waited for. Then the time that it was served stands in for that: an agent that is gone
+	// measures nothing.
+	overdue = 15 * time.Second
+)
+
+// metering is how an edge comes to know what its requests took of GPUs. Those at backends of an agent are metered by that; all others here.
+type metering struct {
+	edge  *proxy.Edge
+	own   *meter.Meter
+	links *agent.Links // nil: there are none
+	fleet func() *router.Fleet
+	node  string
+
+	changed []proxy.Flight // room for them
+
+	mu       sync.Mutex // guards what follows
+	awaiting map[uint64]proxy.Flight
+	settling int // whose share is being told
+}
+
+// self is the edge among those that report to its own meter.
+const self = "self"
+
+func newMetering(edge *proxy.Edge, pool *lives, node string, registry prometheus.Registerer) *metering {
+	m := &metering{edge: edge, own: meter.New(), links: pool.links, fleet: pool.fleet.Fleet, node: node, awaiting: map[uint64]proxy.Flight{}}
+	pool.fleet.metered = m.told
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pilotlight_gpu_unsettled_requests", Help: "Requests that have ended and whose GPU time is not settled.",
+	}, func() float64 {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return float64(m.edge.Landed() + len(m.awaiting) + m.settling)
+	}))
+	return m
+}
+
+// run meters until ctx ends, when no request is left; then what is not settled is settled by what is known.
+func (m *metering) run(ctx context.Context) {
+	tick := time.NewTicker(reports)
+	defer tick.Stop()
+	settled := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			now := time.Now()
+			m.report(now)
+			m.settle(now.Add(settles + overdue))
+			return
+		case now := <-tick.C:
+			m.report(now)
+			if now.Sub(settled) >= settles {
+				settled = now
+				m.settle(now)
+			}
+		}
+	}
+}
+
+// report tells what requests do to whoever meters them.
+func (m *metering) report(now time.Time) {
+	m.mu.Lock()
+	m.changed = m.edge.Flights(m.changed[:0])
+	changed := m.changed
+	own, theirs := make([]meter.Flight, 0, len(changed)), []meter.Flight(nil)
+	for i := range changed {
+		f := &changed[i]
+		if !f.Ended.IsZero() {
+			m.awaiting[f.ID] = *f
+		}
+		if m.links != nil && m.links.Has(f.Backend) {
+			theirs = append(theirs, f.Flight)
+		} else {
+			own = append(own, f.Flight)
+		}
+	}
+	m.mu.Unlock()
+	m.own.Report(self, now, own)
+	if m.links != nil {
+		m.links.Report(theirs)
+	}
+}
+
+// settle settles what has been measured here, and what nobody will say any more.
+func (m *metering) settle(now time.Time) {
+	m.own.Know(m.backends())
+	r := m.own.Settle(now)
+	m.told(m.node, r.Settled[self], r.Accounts)
+	m.mu.Lock()
+	var late []meter.Settled
+	for id, f := range m.awaiting {
+		if now.Sub(f.Ended) > overdue {
+			late = append(late, meter.Settled{ID: id, GPU: f.Ended.Sub(f.Began) * time.Duration(f.Width), Method: meter.Wallclock, At: f.Ended})
+		}
+	}
+	m.mu.Unlock()
+	m.told("", late, nil)
+}
+
+// told takes in what somebody says who meters. What nobody waits for has been settled before.
+func (m *metering) told(node string, settled []meter.Settled, accounts []meter.Account) {
+	for i := range settled {
+		s := &settled[i]
+		m.mu.Lock()
+		f, waits := m.awaiting[s.ID]
+		if waits {
+			delete(m.awaiting, s.ID)
+			m.settling++
+		}
+		m.mu.Unlock()
+		if !waits {
+			continue
+		}
+		m.edge.Settled(proxy.Share{ID: f.Number, Model: f.Model, Backend: f.Backend, Tenant: f.Tenant, GPU: s.GPU, Joules: s.Joules, Method: s.Method, Final: true, At: s.At})
+		m.mu.Lock()
+		m.settling--
+		m.mu.Unlock()
+	}
+	for i := range accounts {
+		a := &accounts[i]
+		m.edge.Accounted(proxy.Account{
+			Model: a.Model, Backend: a.Backend, Node: node, Kind: a.Kind, Method: a.Method, From: a.From, To: a.To, GPU: a.GPU, Joules: a.Joules,
+			MemoryByteSeconds: a.MemoryByteSeconds,
+		})
+	}
+}
+
+// backends are those that are metered here. Where a backend is on GPUs of another node they cannot be seen.
+func (m *metering) backends() (all []meter.Backend) {
+	for _, of := range m.fleet().Models {
+		for _, b := range of.Backends {
+			if m.links != nil && m.links.Has(b.ID) {
+				continue
+			}
+			is := agent.Metered(b)
+			if b.Node != m.node {
+				is.GPUs, is.PID, is.Memory, is.Width = nil, 0, 0, max(b.Width, len(b.GPUs))
+			}
+			all = append(all, is)
+		}
+	}
+	return all
+}
