@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -29,8 +30,10 @@ type gpu struct {
 // measured is a window of one GPU, with what the driver said of processes.
 type measured struct {
 	Window
-	used   map[string]time.Duration // by backend; "" for all others
-	spoken bool                     // it speaks of processes at all
+	processes []probe.Process
+	foreign   bool                     // nothing is known of the processes but their numbers, which are others than ours
+	used      map[string]time.Duration // by backend; "" for all others. It is found out when it is given out: by then it is known who is awake
+	spoken    bool                     // it speaks of processes at all
 }
 
 // maxWindows bounds what is measured and not yet given out: some minutes.
@@ -43,13 +46,6 @@ func (m *Meter) See(look probe.GPUs) {
 	if m.method = NVML; look.Driver == probe.SimulatedDriver {
 		m.method = Simulated
 	}
-	pids := map[string]int{}
-	for id, b := range m.backends {
-		if b.PID > 0 {
-			pids[id] = b.PID
-		}
-	}
-	owners := probe.NewOwners(pids)
 	for i := range look.GPUs {
 		seen := &look.GPUs[i]
 		g := m.gpus[seen.Index]
@@ -66,10 +62,9 @@ func (m *Meter) See(look probe.GPUs) {
 			g.at, g.ran, g.settled = seen.RanAt, seen.Ran, seen.RanAt
 			continue
 		}
-		w := measured{Window: Window{From: g.at, To: seen.RanAt, Busy: seen.Ran - g.ran}}
+		w := Window{From: g.at, To: seen.RanAt, Busy: seen.Ran - g.ran}
 		g.at, g.ran = seen.RanAt, seen.Ran
-		m.attribute(&w, seen, owners, look.Foreign)
-		g.put(w)
+		g.put(measured{Window: w, processes: seen.Processes, foreign: look.Foreign})
 	}
 }
 
@@ -108,40 +103,41 @@ func (g *gpu) put(w measured) {
 		last := &g.windows[n-1]
 		last.To = w.To
 		last.Busy += w.Busy
-		for id, used := range w.used {
-			last.used[id] += used
-		}
 		return
 	}
 	g.windows = append(g.windows, w)
 }
 
-// attribute notes what the driver says of processes in a window.
-func (m *Meter) attribute(w *measured, seen *probe.GPU, owners probe.Owners, foreign bool) {
-	w.used = map[string]time.Duration{}
-	long := w.To.Sub(w.From)
-	unknown := m.unknown(seen.Index)
-	for i := range seen.Processes {
-		p := &seen.Processes[i]
-		if p.Busy < 0 {
-			continue
+// attribute finds out whose processes did what in a GPU's windows.
+func (m *Meter) attribute(ws []measured, index int) {
+	pids := map[string]int{}
+	for id, b := range m.backends {
+		if b.pid > 0 {
+			pids[id] = b.pid
 		}
-		w.spoken = true
-		id := ""
-		if !foreign {
-			id = owners.Of(*p)
+	}
+	owners, unknown := probe.NewOwners(pids), m.unknown(index)
+	for k := range ws {
+		w := &ws[k]
+		w.used = map[string]time.Duration{}
+		for _, p := range w.processes {
+			if p.Busy < 0 {
+				continue
+			}
+			w.spoken = true
+			id := ""
+			if !w.foreign {
+				id = owners.Of(p)
+			}
+			w.used[cmp.Or(id, unknown)] += time.Duration(p.Busy * float64(w.To.Sub(w.From)))
 		}
-		if id == "" {
-			id = unknown
-		}
-		w.used[id] += time.Duration(p.Busy * float64(long))
 	}
 }
 
 // unknown is the only backend on a GPU whose processes are not known: those that nobody else has are its own.
 func (m *Meter) unknown(index int) (id string) {
 	for _, b := range m.backends {
-		if b.known && b.PID == 0 && slices.Contains(b.GPUs, index) && (b.Memory > 0 || b.Waking) {
+		if b.known && b.pid == 0 && slices.Contains(b.GPUs, index) && (b.Memory > 0 || b.Waking) {
 			if id != "" {
 				return ""
 			}
@@ -178,6 +174,7 @@ func (m *Meter) settle(g *gpu, until time.Time, r *books) {
 		floor = g.joules
 	}
 	g.joules = 0
+	m.attribute(ws, g.index)
 	owners := m.on(g.index)
 	parts := m.owned(ws, owners)
 	for o, b := range append(owners, nil) {

@@ -131,6 +131,7 @@ type flight struct {
 type metered struct {
 	Backend
 	known   bool // it is one of those that were last named
+	pid     int  // the last that was named: of one that has just ended there is more to give out
 	learner Learner
 	flights []*flight
 	clocked time.Time // up to when its requests have been given what the clock says
@@ -151,7 +152,7 @@ func (m *Meter) Know(all []Backend) {
 	}
 	for _, b := range all {
 		known := m.backend(b.ID)
-		known.Backend, known.known = b, true
+		known.Backend, known.known, known.pid = b, true, cmp.Or(b.PID, known.pid)
 	}
 	for id, b := range m.backends {
 		if !b.known && len(b.flights) == 0 {
