@@ -63,13 +63,13 @@ func (m *metering) run(ctx context.Context) {
 		case <-ctx.Done():
 			now := time.Now()
 			m.report(now)
-			m.settle(now.Add(settles + overdue))
+			m.settle(now, m.own.Close, 0)
 			return
 		case now := <-tick.C:
 			m.report(now)
 			if now.Sub(settled) >= settles {
 				settled = now
-				m.settle(now)
+				m.settle(now, m.own.Settle, overdue)
 			}
 		}
 	}
@@ -99,15 +99,15 @@ func (m *metering) report(now time.Time) {
 	}
 }
 
-// settle settles what has been measured here, and what nobody will say any more.
-func (m *metering) settle(now time.Time) {
+// settle settles what has been measured here, and of what ended so long ago what nobody will say any more.
+func (m *metering) settle(now time.Time, settle func(time.Time) meter.Result, ago time.Duration) {
 	m.own.Know(m.backends())
-	r := m.own.Settle(now)
+	r := settle(now)
 	m.told(m.node, r.Settled[self], r.Accounts)
 	m.mu.Lock()
 	var late []meter.Settled
 	for id, f := range m.awaiting {
-		if now.Sub(f.Ended) > overdue {
+		if now.Sub(f.Ended) >= ago {
 			late = append(late, meter.Settled{ID: id, GPU: f.Ended.Sub(f.Began) * time.Duration(f.Width), Method: meter.Wallclock, At: f.Ended})
 		}
 	}

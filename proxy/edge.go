@@ -124,6 +124,9 @@ func New(o Options) *Edge {
 	}
 	if o.Metered {
 		e.flights = &flights{}
+		o.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "pilotlight_gpu_unmetered_requests_total", Help: "Requests whose GPU time is not known since too many ended before anybody asked.",
+		}, func() float64 { return float64(e.flights.dropped.Load()) }))
 	}
 	e.upstreams = upstreams{dial: o.Dial, watch: e.watch, buffers: &e.buffers, stack: map[string][]*upstream{}}
 	e.calls = newCalls(&e.upstreams)

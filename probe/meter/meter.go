@@ -275,6 +275,18 @@ func (m *Meter) Settle(now time.Time) Result {
 	if late := now.Add(-patience); until.Before(late) {
 		until = late
 	}
+	return m.give(now, until)
+}
+
+// Close gives out all that was measured until now, whoever may have more to say. It is for the end.
+func (m *Meter) Close(now time.Time) Result {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.give(now, now)
+}
+
+// give gives out what was measured until then. m.mu is held.
+func (m *Meter) give(now, until time.Time) Result {
 	var r books
 	for _, i := range slices.Sorted(maps.Keys(m.gpus)) {
 		m.settle(m.gpus[i], until, &r)

@@ -121,6 +121,16 @@ func TestWithoutADriverTheClockCounts(t *testing.T) {
 	}
 }
 
+func TestAtTheEndAllIsGivenOutAndNoMemoryOfLater(t *testing.T) {
+	m, g := New(), newGiven()
+	m.Know([]Backend{{ID: "a", Width: 1, Memory: 8}})
+	g.take(m.Settle(at(0)))
+	m.Report("e", at(1000), []Flight{{ID: 1, Backend: "a", Began: at(200), Ended: at(1000)}})
+	if g.take(m.Close(at(1000))); g.requests["e1"] != 800*time.Millisecond || g.memory != 8 {
+		t.Errorf("got %v, and %v byte-seconds; want 800ms and 8", g.requests, g.memory)
+	}
+}
+
 func TestADriverThatFallsSilentIsReplacedByTheClockAndCountsNothingTwice(t *testing.T) {
 	m, g := New(), newGiven()
 	m.Know([]Backend{{ID: "a", GPUs: []int{0}, Memory: 1}})
