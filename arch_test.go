@@ -121,6 +121,7 @@ func bareSleeps() map[string]string {
 		"warmpool/agent/lab_test.go: newLab":                                "called in bubbles only",
 		"warmpool/agent/lab_test.go: recv":                                  "called in bubbles only",
 		"warmpool/agent/metering_test.go: pass":                             "called in bubbles only",
+		"warmpool/agent/metering_test.go: wantBooked":                       "called in bubbles only",
 		"warmpool/replicas_test.go: crowd":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
 		"warmpool/wish_test.go: wish":                                       "called in bubbles only",

@@ -73,8 +73,8 @@ const (
 	Lag = 500 * time.Millisecond
 	// patience is how long an edge or a driver that says nothing is waited for.
 	patience = 3 * time.Second
-	// remembers is how long a flight that is settled is known to be, and up to twice that.
-	remembers = time.Minute
+	// remembers is how long a flight that is settled is known to be, and up to twice that: for longer than an edge is counted on that cannot be heard.
+	remembers = 15 * time.Second
 	// floorBusy is how little a GPU has to be busy for its power to be that of an idle one.
 	floorBusy = 0.01
 	// maxFlights bounds the requests of an edge that are metered at once, maxTicks what is known of each.

@@ -18,7 +18,7 @@ type late struct {
 	joules float64
 	method string // of the share that is known least well
 	final  bool
-	ended  *ended // nil: the request goes on, or its trace is not kept
+	ended  *ended // nil: it is not known that it has, or its trace is not kept
 }
 
 // ended is a request that has ended, and whose trace is kept.
@@ -41,19 +41,31 @@ func trust(method string) int {
 	return 1
 }
 
-// Settled adds what a request took. When that is all its span follows.
+// Settled adds what a request took. When that is all its span follows. What comes of a request that has not ended, as of a try that failed, is kept apart, with
+// what comes of those whose traces are not kept: nobody knows which is which, and of the latter there are most.
 func (t *Tracer) Settled(s *proxy.Share) {
 	t.mu.Lock()
-	l, _ := t.late.get(s.ID)
+	l, over := t.late.get(s.ID)
+	if !over {
+		l, _ = t.early.get(s.ID)
+	}
 	l.gpu += s.GPU
 	l.joules += s.Joules
 	if trust(s.Method) < trust(l.method) {
 		l.method = s.Method
 	}
 	l.final = l.final || s.Final
-	forgotten := t.keepOrTake(s.ID, l, s.At)
+	var forgotten map[uint64]late
+	switch {
+	case !over:
+		t.early.put(s.ID, l, s.At)
+	case l.final:
+		t.late.remove(s.ID)
+	default:
+		forgotten = t.late.put(s.ID, l, s.At)
+	}
 	t.mu.Unlock()
-	if l.final && l.ended != nil {
+	if over && l.final {
 		t.gpu(&l, true)
 	}
 	t.forget(forgotten)
@@ -65,9 +77,13 @@ func (t *Tracer) Accounted(*proxy.Account) {}
 // ended takes note of a request that has ended.
 func (t *Tracer) ended(id uint64, e *ended) {
 	t.mu.Lock()
-	l, _ := t.late.get(id)
+	l, _ := t.early.get(id)
+	t.early.remove(id)
 	l.ended = e
-	forgotten := t.keepOrTake(id, l, e.till)
+	var forgotten map[uint64]late
+	if !l.final {
+		forgotten = t.late.put(id, l, e.till)
+	}
 	t.mu.Unlock()
 	if l.final {
 		t.gpu(&l, true)
@@ -75,26 +91,17 @@ func (t *Tracer) ended(id uint64, e *ended) {
 	t.forget(forgotten)
 }
 
-// keepOrTake keeps what is not complete, and takes out what is. t.mu is held.
-func (t *Tracer) keepOrTake(id uint64, l late, now time.Time) (forgotten map[uint64]late) {
-	if l.final && l.ended != nil {
-		t.late.remove(id)
-		return nil
-	}
-	return t.late.put(id, l, now)
-}
-
 // drop forgets what was settled of a request whose trace is not kept.
 func (t *Tracer) drop(id uint64) {
 	t.mu.Lock()
-	t.late.remove(id)
+	t.early.remove(id)
 	t.mu.Unlock()
 }
 
 // forget tells of requests that are forgotten before all of their GPU time was settled what is known.
 func (t *Tracer) forget(all map[uint64]late) {
 	for _, l := range all {
-		if l.ended != nil && l.gpu > 0 {
+		if l.gpu > 0 {
 			t.gpu(&l, false)
 		}
 	}

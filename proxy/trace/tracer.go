@@ -44,8 +44,9 @@ type Tracer struct {
 	provider  *sdk.TracerProvider
 	tracer    trace.Tracer
 
-	mu    sync.Mutex // guards what follows
-	late  halves[uint64, late]
+	mu    sync.Mutex           // guards what follows
+	late  halves[uint64, late] // of requests that have ended, whose traces are kept
+	early halves[uint64, late] // of all others
 	wakes halves[wakeKey, trace.SpanContext]
 }
 
@@ -79,7 +80,7 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { o.Log.Warn("OpenTelemetry", "error", err) }))
 	t := &Tracer{
 		Options: o, keeps: keeps{cold: o.Config.Keeps(config.KeepCold), errors: o.Config.Keeps(config.KeepErrors), slow: o.Config.Keeps(config.KeepSlow)}, threshold: uint64(float64(o.Config.Ratio) * (1 << 63)),
-		late: newHalves[uint64, late](maxLate, patience), wakes: newHalves[wakeKey, trace.SpanContext](maxWakes, 0),
+		late: newHalves[uint64, late](maxLate, patience), early: newHalves[uint64, late](maxLate, patience), wakes: newHalves[wakeKey, trace.SpanContext](maxWakes, 0),
 	}
 	t.provider = sdk.NewTracerProvider(sdk.WithIDGenerator(generator{}), sdk.WithSampler(sdk.AlwaysSample()), sdk.WithResource(about),
 		sdk.WithSpanProcessor(newGate(exporter, o.Config.Queue, o.Log, o.Registry)))

@@ -253,8 +253,15 @@ func TestWhatIsNotSettledIsForgottenInTheEndAndToldBefore(t *testing.T) {
 	r.late.most = 10
 	r.Ended(visit(1))
 	r.Settled(share(1, time.Second, false))
+	r.early.most = 10
+	for n := range uint64(30) { // of requests whose traces are not kept, for all that is known
+		r.Settled(share(n+2, time.Second, true))
+	}
+	if _, still := r.late.get(1); !still || len(r.early.young)+len(r.early.old) > 20 {
+		t.Errorf("the kept one is remembered: %t, and %d others", still, len(r.early.young)+len(r.early.old))
+	}
 	for n := range uint64(30) {
-		r.Settled(share(n+2, time.Second, false))
+		r.Ended(visit(n + 100))
 	}
 	if n := len(r.late.young) + len(r.late.old); n > 20 {
 		t.Errorf("%d are remembered", n)

@@ -19,7 +19,7 @@ type told struct {
 	count uint64 // Up.Count; 0: it was not
 }
 
-// maxFlying bounds them: while an agent cannot be heard the oldest that have ended are not told of. The edge settles those by itself.
+// maxFlying bounds them: while an agent cannot be heard those that come later are not told of. The edge settles them by itself.
 const maxFlying = 50_000
 
 func newFlying() flying {

@@ -118,7 +118,8 @@ func (h *Hub) owe(e *edge, all []meter.Settled) {
 	}
 }
 
-// choose says which edge is told what belongs to no request: always the same, as long as the agent counts on it. h.mu is held.
+// choose says which edge is told what belongs to no request: always the same, as long as the agent counts on it. What one was told last that is gone without a word, the
+// next is told too: it may count twice, and is not lost. h.mu is held.
 func (h *Hub) choose() {
 	if e := h.edges[h.books.keeper]; e != nil && e.lapsed.IsZero() {
 		return

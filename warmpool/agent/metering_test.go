@@ -69,6 +69,18 @@ func (l *meterLab) booked() (all time.Duration) {
 	return all
 }
 
+// wantBooked has the GPU rest, and wants all booked that it did before.
+func (l *meterLab) wantBooked() {
+	l.t.Helper()
+	for range 20 {
+		time.Sleep(200 * time.Millisecond)
+		l.look()
+	}
+	if got := l.booked(); got != l.ran {
+		l.t.Errorf("%v were measured, and %v are booked", l.ran, got)
+	}
+}
+
 func (e *testEdge) accounts() map[string]time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -99,13 +111,7 @@ func TestGPUTimeComesBackToTheEdgeThatAskedAndTheRestToOne(t *testing.T) {
 		if mine, others := l.edges[0].accounts(), l.edges[1].accounts(); len(mine) == 0 || len(others) != 0 {
 			t.Errorf("accounts came to %v and %v; want all of them at the first", mine, others)
 		}
-		for range 20 { // the GPU rests
-			time.Sleep(200 * time.Millisecond)
-			l.look()
-		}
-		if got := l.booked(); got != l.ran {
-			t.Errorf("%v were measured, and %v are booked", l.ran, got)
-		}
+		l.wantBooked()
 	})
 }
 
@@ -123,13 +129,7 @@ func TestALinkThatIsCutForAWhileLosesNoGPUTime(t *testing.T) {
 		if gpu, told := l.edges[0].of(1); !told || gpu < 1900*time.Millisecond || gpu > 3500*time.Millisecond { // it ended unheard: what came until its edge was heard is its own
 			t.Errorf("it was settled with %v, %t", gpu, told)
 		}
-		for range 20 {
-			time.Sleep(200 * time.Millisecond)
-			l.look()
-		}
-		if got := l.booked(); got != l.ran {
-			t.Errorf("%v were measured, and %v are booked", l.ran, got)
-		}
+		l.wantBooked()
 	})
 }
 
