@@ -30,7 +30,18 @@ type fleet struct {
 // process is one pilotlight.
 type process struct {
 	cmd           *exec.Cmd
+	log           string // its file
 	listen, admin string
+}
+
+// last is what it said last.
+func (p *process) last() string {
+	const most = 2000
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-most):])
 }
 
 const agentFile = `
@@ -65,11 +76,12 @@ func startFleet(ctx context.Context, dir string, cluster *realconsul.Cluster) (*
 		return nil, fmt.Errorf("build pilotlight: %w: %s", err, text)
 	}
 	f := &fleet{}
+	all, err := free(2 * 4) // at once: none of them is taken until its process has started
+	if err != nil {
+		return nil, err
+	}
 	for i := range 2 {
-		addrs, err := free(4)
-		if err != nil {
-			return nil, errors.Join(err, f.end())
-		}
+		addrs := all[4*i:]
 		consul := cluster.Servers[i].Addr
 		node, edge := fmt.Sprintf("node-%d", i), fmt.Sprintf("edge-%d", i)
 		agent, err := begin(ctx, dir, binary, "agent", node, fmt.Sprintf(agentFile, addrs[0], addrs[1], node, filepath.Join(dir, node), consul, binary))
@@ -109,7 +121,7 @@ func begin(ctx context.Context, dir, binary, verb, name, text string) (*process,
 		return nil, err
 	}
 	defer log.Close()
-	p := &process{cmd: exec.CommandContext(ctx, binary, verb, "-c", file)}
+	p := &process{cmd: exec.CommandContext(ctx, binary, verb, "-c", file), log: log.Name()}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(os.Interrupt) }
 	return p, p.cmd.Start()
@@ -134,7 +146,7 @@ func (f *fleet) well(ctx context.Context) error {
 		for why := e.ill(); why != nil; why = e.ill() {
 			pause(ctx, 100*time.Millisecond)
 			if ctx.Err() != nil {
-				return fmt.Errorf("an edge is not well again: %w", why)
+				return fmt.Errorf("an edge is not well again: %w; it said last:\n%s", why, e.last())
 			}
 		}
 	}
