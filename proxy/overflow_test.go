@@ -9,7 +9,6 @@ import (
 	"io"
 	"log"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -140,14 +139,9 @@ func TestARequestOfAModelWithAFullLineOverflows(t *testing.T) {
 }
 
 func TestARequestThatCannotOverflowWaits(t *testing.T) {
-	down, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	down.Close()
 	h, up := newHosted(t, httptest.NewTLSServer), answers(t, ok)
 	for name, spoil := range map[string]func(*config.Overflow){
-		"nobody is there":            func(o *config.Overflow) { o.URL = "http://" + down.Addr().String() },
+		"nobody is there":            func(o *config.Overflow) { o.URL = "http://" + nobody },
 		"its certificate is unknown": func(o *config.Overflow) { o.CA = "" },
 		"the key is not there":       func(o *config.Overflow) { o.KeyFile += "s" },
 	} {

@@ -168,7 +168,7 @@ func TestNobodyWhoIsBusyMakesRoomForAReplica(t *testing.T) {
 		b := s.crowd("b", 2)
 		time.Sleep(time.Minute)
 		a := s.crowd("a", 6)
-		time.Sleep(2 * time.Minute) // turns are long over
+		time.Sleep(2 * time.Minute) // turns are long over; both of b end at the same moment, and ask again
 		s.hasReady("b", 1, "busy")
 		s.hasReady("a", 1, "beside a busy other")
 		b()

@@ -161,7 +161,7 @@ func (k *Keeper) assign(u *unit, now time.Time) bool {
 	k.ledger.Release(u.id) // what it holds asleep is its own
 	may := k.evictable(u, now)
 	ranks := []rank{isIdle, turnOver}
-	if k.isMore(u) || u.isAhead() { // nobody who is busy makes room for one more of a model
+	if k.isMore(u) || u.isAhead() { // nobody whom others use makes room for one more of a model
 		ranks = ranks[:1]
 	}
 	for _, memory := range k.asks(u) {
@@ -305,6 +305,7 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 			awake[v.model]++
 		}
 	}
+	more := u != nil && k.isMore(u)
 	var may []evictee
 	for _, v := range k.units {
 		held := k.ledger.taken[v.id]
@@ -333,6 +334,9 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 		case router.Ready:
 			if e.rank, e.last = k.turn(v, now); pinned {
 				continue
+			}
+			if more && now.Sub(e.last) < k.turnTime(v) { // between two requests it looks idle for a moment
+				e.rank = isBusy
 			}
 			e.stays = k.residue(v)
 		}
