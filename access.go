@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"pilotlight/config"
+	"pilotlight/proxy"
 	"pilotlight/proxy/keys"
 	"pilotlight/router/consul"
 )
@@ -40,12 +41,20 @@ func (s site) access() (*access, error) {
 	return a, nil
 }
 
-// held is the ring, nil where everybody may ask.
-func (a *access) held() *keys.Ring {
+// held says who may ask, nil where everybody may.
+func (a *access) held() proxy.Access {
 	if a == nil {
 		return nil
 	}
 	return a.ring
+}
+
+// certificate is what of clients' certificates says who they are.
+func (a *access) certificate() config.CertificateName {
+	if a == nil {
+		return ""
+	}
+	return a.cfg.Certificate
 }
 
 // pass says whether keys go on to backends.

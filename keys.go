@@ -28,6 +28,7 @@ type keysFile struct {
 type keysNewCmd struct {
 	keysFile
 	ID          string        `arg:"" help:"What people and logs call the key."`
+	Certificate string        `placeholder:"NAME" help:"Make no key: a client's certificate with this name counts as one, where keys.certificate is configured."`
 	Tenant      string        `placeholder:"NAME" help:"Who asks with it, for shares and bills. Default: the id."`
 	Model       []string      `placeholder:"NAME" help:"A model that may be asked for, once for each; * stands for any characters but /. Default: all."`
 	Expires     time.Duration `placeholder:"TIME" help:"For how long it counts, as in 2160h. Default: for ever."`
@@ -39,25 +40,35 @@ type keysNewCmd struct {
 }
 
 func (c keysNewCmd) Run() error {
-	k := keys.Key{ID: c.ID, Tenant: c.Tenant, Models: c.Model, Rate: c.Rate, Concurrency: c.Concurrency, Tokens: c.Tokens}
+	k := keys.Key{ID: c.ID, Certificate: c.Certificate, Tenant: c.Tenant, Models: c.Model, Rate: c.Rate, Concurrency: c.Concurrency, Tokens: c.Tokens}
 	if c.Priority != "normal" {
 		k.Priority = keys.Priority(c.Priority)
 	}
 	if c.Expires > 0 {
 		k.Expires = time.Now().Add(c.Expires).UTC().Truncate(time.Second)
 	}
-	secret, k, err := keys.New(k)
-	if err != nil {
-		return err
+	secret := ""
+	if c.Certificate == "" {
+		var err error
+		if secret, k, err = keys.New(k); err != nil {
+			return err
+		}
 	}
 	line, err := json.Marshal(k)
 	if err != nil {
 		return fmt.Errorf("write the key: %w", err)
 	}
+	if _, err := keys.Parse(line); err != nil {
+		return err
+	}
 	if c.JSON {
 		fmt.Println(string(line))
 	} else if err := c.add(append(line, '\n')); err != nil {
 		return err
+	}
+	if secret == "" {
+		fmt.Fprintf(os.Stderr, "Clients whose certificate bears %s are %s\n", c.Certificate, c.ID)
+		return nil
 	}
 	fmt.Fprintf(os.Stderr, "The key of %s, which nobody can show again:\n", c.ID)
 	fmt.Println(secret)
@@ -101,16 +112,24 @@ func (c keysListCmd) Run() error {
 		return err
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tTENANT\tMODELS\tEXPIRES\tPRIORITY\tREQUESTS/S\tAT ONCE\tTOKENS/MIN\tSHA256")
+	fmt.Fprintln(w, "ID\tTENANT\tMODELS\tEXPIRES\tPRIORITY\tREQUESTS/S\tAT ONCE\tTOKENS/MIN\tSHOWS")
 	for _, k := range all {
 		expires := "never"
 		if !k.Expires.IsZero() {
 			expires = k.Expires.Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s…\n", k.ID, orDash(k.Tenant), orDash(strings.Join(k.Models, ",")), expires, orDash(string(k.Priority)),
-			limit(k.Rate), limit(float64(k.Concurrency)), limit(k.Tokens), k.Hash[:12])
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, orDash(k.Tenant), orDash(strings.Join(k.Models, ",")), expires, orDash(string(k.Priority)),
+			limit(k.Rate), limit(float64(k.Concurrency)), limit(k.Tokens), shows(k))
 	}
 	return w.Flush()
+}
+
+// shows is what of a key tells it from others.
+func shows(k keys.Key) string {
+	if k.Certificate != "" {
+		return "certificate " + k.Certificate
+	}
+	return "sha256 " + k.Hash[:12] + "…"
 }
 
 func orDash(s string) string {

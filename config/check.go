@@ -49,7 +49,7 @@ func (c *Config) check(at *place) {
 		}
 	}
 	if c.Keys != nil {
-		c.Keys.check(at.below("keys"), c.Consul)
+		c.checkKeys(at.below("keys"))
 	}
 	if c.TLS != nil {
 		c.TLS.check(at.below("tls"))

@@ -6,15 +6,41 @@ type Keys struct {
 	File string `yaml:"file,omitempty"`
 	// Consul has keys be read from Consul's KV too, at PREFIX/keys/ID. Default false.
 	Consul bool `yaml:"consul"`
+	// Certificate is what of a client's certificate says who it is, where the request brings no key: subject, its common name; uri or dns, its names of
+	// that kind. A key counts for it that has `certificate` in place of `sha256`. It needs tls.client_ca. Default: none, certificates say nothing.
+	Certificate CertificateName `yaml:"certificate,omitempty"`
 	// Pass lets clients' keys go on to the model servers. Default false: they stay here.
 	Pass bool `yaml:"pass"`
 }
 
-func (k *Keys) check(at *place, consul *Consul) {
+// CertificateName is what of a certificate says whose it is.
+type CertificateName string
+
+// The names.
+const (
+	CertificateSubject CertificateName = "subject"
+	CertificateURI     CertificateName = "uri"
+	CertificateDNS     CertificateName = "dns"
+)
+
+// UnmarshalText reads the kind of a name.
+func (n *CertificateName) UnmarshalText(text []byte) error {
+	return oneOf(n, text, "name of a certificate", certificateNames())
+}
+
+func certificateNames() []CertificateName {
+	return []CertificateName{CertificateSubject, CertificateURI, CertificateDNS}
+}
+
+func (c *Config) checkKeys(at *place) {
+	k := c.Keys
 	switch {
 	case k.File == "" && !k.Consul:
 		at.problem("keys come from a file or from consul; without either nobody could be served")
-	case k.Consul && consul == nil:
+	case k.Consul && c.Consul == nil:
 		at.below("consul").problem("keys.consul needs the section consul")
+	}
+	if given := at.get("certificate"); given != nil && (c.TLS == nil || c.TLS.ClientCA == "") {
+		given.problem("keys.certificate needs tls.client_ca: only certificates that were asked for and verified say who a client is")
 	}
 }

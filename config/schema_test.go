@@ -101,6 +101,8 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Enum: []any{TLS12, TLS13, 1.2, 1.3}}
 	case reflect.TypeFor[ClientCert]():
 		return enum(clientCerts())
+	case reflect.TypeFor[CertificateName]():
+		return enum(certificateNames())
 	case reflect.TypeFor[RoutingPolicy]():
 		return enum(policies())
 	case reflect.TypeFor[Weight]():

@@ -2,24 +2,78 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
+	"slices"
+	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/proxy/keys"
 	"pilotlight/router"
 )
 
-// identify finds out who asks, where keys are asked for.
+// Access knows who asks. *keys.Ring does, by API keys and by certificates.
+type Access interface {
+	// Find is who has a secret: an API key, or a token. Where the request brings none it is empty.
+	Find(secret []byte, now time.Time) (*keys.Holder, *router.Refusal)
+	// Certified is whose certificate, which has been verified, bears one of the names.
+	Certified(names []string, now time.Time) (*keys.Holder, *router.Refusal)
+}
+
+// identify finds out who asks, where keys are asked for. What a request itself brings counts before the certificate of its connection: a proxy may
+// have that, which speaks for many.
 func (v *visit) identify() *router.Refusal {
-	if v.edge.keys == nil {
+	access := v.edge.access
+	if access == nil {
 		return nil
 	}
-	holder, no := v.edge.keys.Find(v.secret(), v.At)
+	secret, shown := v.secret(), &v.conn.shown
+	var holder *keys.Holder
+	var no *router.Refusal
+	switch {
+	case len(secret) > 0 || len(shown.names) == 0:
+		holder, no = access.Find(secret, v.At)
+	case v.At.After(shown.until):
+		no = keys.Unauthorized("the client's certificate has expired since it connected")
+	default:
+		holder, no = access.Certified(shown.names, v.At)
+	}
 	if no != nil {
 		return no
 	}
 	v.holder, v.Tenant = holder, holder.Tenant
 	return nil
+}
+
+// shownCertificate is what of a client's certificate says who it is.
+type shownCertificate struct {
+	names []string // empty: it has none, or nobody asks for it
+	until time.Time
+}
+
+// maxNames is how many names of a certificate are looked at.
+const maxNames = 16
+
+// shows takes in the certificate that a client has proved to have.
+func (c *conn) shows(state *tls.ConnectionState) {
+	if len(state.VerifiedChains) == 0 {
+		return
+	}
+	cert := state.PeerCertificates[0]
+	var names []string
+	switch c.ln.edge.certifies {
+	case config.CertificateSubject:
+		names = []string{cert.Subject.CommonName}
+	case config.CertificateDNS:
+		names = slices.Clone(cert.DNSNames)
+	case config.CertificateURI:
+		for _, uri := range cert.URIs {
+			names = append(names, uri.String())
+		}
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "" })
+	c.shown = shownCertificate{names[:min(len(names), maxNames)], cert.NotAfter}
 }
 
 // secret is the API key that a request brings, as OpenAI's, Anthropic's and Azure's clients do.
@@ -45,7 +99,7 @@ func ofAKey(name []byte) bool {
 // enter lets a request for a model begin, if its key allows that. It counts until the visit is closed. Whatever led here, nobody comes further whose key
 // was not found.
 func (v *visit) enter() *router.Refusal {
-	if v.edge.keys == nil {
+	if v.edge.access == nil {
 		return nil
 	}
 	if v.holder == nil {

@@ -39,8 +39,8 @@ func newAuthority(t testing.TB) *authority {
 	return a
 }
 
-// sign writes NAME.pem and NAME.key, signed by a or, if that is nobody yet, by itself.
-func (a *authority) sign(t testing.TB, name string, serial int64) (*x509.Certificate, *ecdsa.PrivateKey) {
+// sign writes NAME.pem and NAME.key, signed by a or, if that is nobody yet, by itself. Bearing names the certificate besides.
+func (a *authority) sign(t testing.TB, name string, serial int64, bearing ...func(*x509.Certificate)) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -49,6 +49,9 @@ func (a *authority) sign(t testing.TB, name string, serial int64) (*x509.Certifi
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"edge"}, IsCA: a.cert == nil, BasicConstraintsValid: true,
+	}
+	for _, change := range bearing {
+		change(c)
 	}
 	parent, signer := a.cert, a.key
 	if parent == nil {

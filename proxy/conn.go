@@ -47,6 +47,7 @@ type conn struct {
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
+	shown    shownCertificate
 	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
 	from     string // what the listener counts it under; empty: it does not
 	linger   bool   // the client may still be sending when we close
@@ -187,6 +188,7 @@ func (c *conn) handshake(t *tls.Conn) bool {
 	t.SetDeadline(time.Time{})
 	c.Conn.SetReadDeadline(time.Now().Add(c.ln.limits.HeaderTime.Std()))
 	if err == nil {
+		c.shows(new(t.ConnectionState()))
 		return true
 	}
 	c.ln.metrics.handshakes.Inc()

@@ -19,7 +19,6 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"pilotlight/config"
-	"pilotlight/proxy/keys"
 	"pilotlight/router"
 )
 
@@ -51,8 +50,10 @@ type Options struct {
 	Registry prometheus.Registerer
 	// Loads are asked for when metrics are: what models and backends are doing. If nil, that is told to nobody.
 	Loads func() []router.Load
-	// Keys are those that may ask. If nil, everybody may.
-	Keys *keys.Ring
+	// Access says who may ask. If nil, everybody may.
+	Access Access
+	// CertificateName is what of clients' certificates says who they are. If empty, nothing does.
+	CertificateName config.CertificateName
 	// PassKeys lets API keys go on to backends, which then see ours. Default: they go no further.
 	PassKeys bool
 	// Listeners hear of every request. If empty, nobody does, and that costs nothing.
@@ -85,7 +86,8 @@ type Edge struct {
 	lines        io.Writer
 	metrics      *metrics
 	listeners    []Listener
-	keys         *keys.Ring // nil: everybody may ask
+	access       Access // nil: everybody may ask
+	certifies    config.CertificateName
 	passKeys     bool
 	tracing      *Tracing
 	timing       config.Timing
@@ -118,7 +120,7 @@ func New(o Options) *Edge {
 			return d.DialContext(ctx, "tcp", addr)
 		}
 	}
-	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, keys: o.Keys, passKeys: o.PassKeys, tracing: o.Tracing, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, access: o.Access, certifies: o.CertificateName, passKeys: o.PassKeys, tracing: o.Tracing, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
 	if o.Loads != nil {
 		o.Registry.MustRegister(prometheus.CollectorFunc(func(to chan<- prometheus.Metric) { e.collect(o.Loads(), time.Now(), to) }))
 	}

@@ -102,7 +102,7 @@ func (h *http2) close() {
 func (h *http2) handle(w http.ResponseWriter, r *http.Request) {
 	parent := r.Context().Value(connKey{}).(*conn)
 	s := newStream(w, r, h.ln.buffers)
-	c := &conn{Conn: s, socket: s, raw: s, ln: h.ln, parent: parent, client: parent.client, trusted: parent.trusted, gone: make(chan struct{})}
+	c := &conn{Conn: s, socket: s, raw: s, ln: h.ln, parent: parent, client: parent.client, shown: parent.shown, trusted: parent.trusted, gone: make(chan struct{})}
 	c.source = newSource(s, h.ln.buffers)
 	c.sink = newSink(s, h.ln.limits.WriteTime.Std())
 	c.limit(h.ln.limits)

@@ -1,4 +1,4 @@
-// Package keys knows who may ask for what, and how much of it: API keys, kept as hashes.
+// Package keys knows who may ask for what, and how much of it: API keys, kept as hashes, and clients' certificates by their names.
 //
 // A key is 256 bits from the system's random source, so a plain SHA-256 of it is as good as a slow hash: nobody can guess what he
 // would have to hash. It is looked up by the hash, whose time tells nothing of keys: to find one that shares a part of another's hash is as
@@ -18,21 +18,21 @@ import (
 	"io"
 	"path"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"pilotlight/router"
 )
 
-// Key is an API key as it is kept, one JSON object. What is left out limits nothing.
+// Key is an API key as it is kept, or a client's certificate that counts as one: one JSON object. What is left out limits nothing.
 type Key struct {
-	ID          string    `json:"id"`                 // for people and logs, unique
-	Hash        string    `json:"sha256"`             // of the key, as hexadecimal digits
-	Tenant      string    `json:"tenant,omitempty"`   // who asks; default: the ID
-	Models      []string  `json:"models,omitempty"`   // that may be asked for: names, * for any characters but /
-	Expires     time.Time `json:"expires,omitzero"`   // it counts until then
-	Priority    Priority  `json:"priority,omitempty"` // high, normal or low
-	Rate        float64   `json:"rate,omitempty"`     // requests per second, over some time; twice as many at once, and one at least
+	ID          string    `json:"id"`                    // for people and logs, unique
+	Hash        string    `json:"sha256,omitempty"`      // of the key, as hexadecimal digits
+	Certificate string    `json:"certificate,omitempty"` // in place of the hash: the name that the certificate bears
+	Tenant      string    `json:"tenant,omitempty"`      // who asks; default: the ID
+	Models      []string  `json:"models,omitempty"`      // that may be asked for: names, * for any characters but /
+	Expires     time.Time `json:"expires,omitzero"`      // it counts until then
+	Priority    Priority  `json:"priority,omitempty"`    // high, normal or low
+	Rate        float64   `json:"rate,omitempty"`        // requests per second, over some time; twice as many at once, and one at least
 	Concurrency int       `json:"concurrency,omitempty"`
 	Tokens      float64   `json:"tokens_per_minute,omitempty"` // of prompts and answers, as engines count them; the request that goes over it is the last
 }
@@ -55,19 +55,27 @@ func (p Priority) of() (router.Priority, bool) {
 
 // check says what is wrong with a key.
 func (k *Key) check() error {
-	_, known := k.Priority.of()
+	_, err := hex.DecodeString(k.Hash)
 	switch {
 	case k.ID == "" || len(k.ID) > maxID:
 		return fmt.Errorf("its id has from 1 to %d bytes", maxID)
-	case len(k.Hash) != 2*sha256.Size:
+	case k.Hash != "" && k.Certificate != "":
+		return errors.New("it has a sha256 or the name of a certificate, not both")
+	case len(k.Certificate) > maxName:
+		return fmt.Errorf("the name of its certificate has more than %d bytes", maxName)
+	case k.Certificate == "" && (err != nil || len(k.Hash) != 2*sha256.Size):
 		return errors.New("its sha256 has 64 hexadecimal digits")
-	case !known:
-		return fmt.Errorf("its priority %q is none of high, normal and low", k.Priority)
-	case k.Rate < 0 || k.Concurrency < 0 || k.Tokens < 0:
-		return errors.New("a limit is negative")
 	}
-	if _, err := hex.DecodeString(k.Hash); err != nil {
-		return errors.New("its sha256 has 64 hexadecimal digits")
+	return k.checkLimits()
+}
+
+// checkLimits says what is wrong with what a key allows.
+func (k *Key) checkLimits() error {
+	if _, known := k.Priority.of(); !known {
+		return fmt.Errorf("its priority %q is none of high, normal and low", k.Priority)
+	}
+	if k.Rate < 0 || k.Concurrency < 0 || k.Tokens < 0 {
+		return errors.New("a limit is negative")
 	}
 	for _, glob := range k.Models {
 		if _, err := path.Match(glob, ""); err != nil || glob == "" {
@@ -79,6 +87,7 @@ func (k *Key) check() error {
 
 const (
 	maxID   = 128
+	maxName = 1024 // of a certificate
 	maxLine = 64 << 10
 	maxKeys = 1_000_000
 )
@@ -100,7 +109,7 @@ func Read(r io.Reader) ([]Key, error) {
 	var all []Key
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, maxLine)
-	seen, hashes := map[string]int{}, map[string]int{}
+	seen, shown := map[string]int{}, map[string]int{}
 	for n := 1; lines.Scan(); n++ {
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 || text[0] == '#' {
@@ -113,10 +122,10 @@ func Read(r io.Reader) ([]Key, error) {
 		if before, twice := seen[k.ID]; twice {
 			return nil, fmt.Errorf("line %d: the key %s is on line %d already", n, k.ID, before)
 		}
-		if before, twice := hashes[k.Hash]; twice {
+		if before, twice := shown[k.Hash+k.Certificate]; twice {
 			return nil, fmt.Errorf("line %d: the key %s is the same as on line %d", n, k.ID, before)
 		}
-		hashes[k.Hash] = n
+		shown[k.Hash+k.Certificate] = n
 		if seen[k.ID] = n; len(seen) > maxKeys {
 			return nil, fmt.Errorf("line %d: there are more than %d keys", n, maxKeys)
 		}
@@ -144,66 +153,4 @@ func Parse(text []byte) (Key, error) {
 		return k, fmt.Errorf("key %s: %w", k.ID, err)
 	}
 	return k, nil
-}
-
-// Ring is the keys that count now. Its methods may be called from any goroutine.
-type Ring struct {
-	held atomic.Pointer[held]
-}
-
-type held struct {
-	byHash map[[sha256.Size]byte]*Holder
-	byID   map[string]*Holder
-}
-
-// NewRing makes a ring without keys: nobody may do anything.
-func NewRing() *Ring {
-	r := &Ring{}
-	r.held.Store(&held{})
-	return r
-}
-
-// Set replaces the keys. What a key has used of its limits stays used.
-func (r *Ring) Set(keys []Key) {
-	was := r.held.Load()
-	next := &held{byHash: make(map[[sha256.Size]byte]*Holder, len(keys)), byID: make(map[string]*Holder, len(keys))}
-	for _, k := range keys {
-		h := &Holder{Key: k, limits: &limits{}}
-		if h.Tenant == "" {
-			h.Tenant = h.ID
-		}
-		h.priority, _ = k.Priority.of()
-		for _, text := range k.Models {
-			h.globs = append(h.globs, newGlob(text))
-		}
-		if before := was.byID[k.ID]; before != nil {
-			h.limits = before.limits
-		}
-		var sum [sha256.Size]byte
-		_, _ = hex.Decode(sum[:], []byte(k.Hash)) // it was checked
-		next.byHash[sum], next.byID[k.ID] = h, h
-	}
-	r.held.Store(next)
-}
-
-// Len is how many keys there are.
-func (r *Ring) Len() int { return len(r.held.Load().byHash) }
-
-// Find is whose a key is.
-func (r *Ring) Find(secret []byte, now time.Time) (*Holder, *router.Refusal) {
-	if len(secret) == 0 {
-		return nil, unauthorized("the request has no API key; send it as Authorization: Bearer KEY, x-api-key or api-key")
-	}
-	h := r.held.Load().byHash[sha256.Sum256(secret)]
-	switch {
-	case h == nil:
-		return nil, unauthorized("the API key is not known here")
-	case !h.Expires.IsZero() && !now.Before(h.Expires):
-		return nil, unauthorized("the API key " + h.ID + " has expired")
-	}
-	return h, nil
-}
-
-func unauthorized(reason string) *router.Refusal {
-	return &router.Refusal{Status: 401, Code: router.BadKey, Reason: reason}
 }

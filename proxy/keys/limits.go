@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"path"
@@ -11,16 +12,70 @@ import (
 	"pilotlight/router"
 )
 
-// Holder is a key's holder: who asks.
+// Holder is who asks, and what he may.
 type Holder struct {
 	Key
-	priority router.Priority
+
+	// What follows, and the end of Key, is all that a check looks at.
+	used     *Used
 	globs    []glob
-	limits   *limits // shared by all versions of the key
+	next     *Holder
+	until    int64 // Unix time in nanoseconds; 0: for ever
+	sum      [sha256.Size]byte
+	kind     kind
+	priority router.Priority
 }
 
-// limits are what a key has used.
-type limits struct {
+// kind is what a holder has shown.
+type kind uint8
+
+// The kinds.
+const (
+	apiKey kind = iota
+	certificate
+	token
+)
+
+// NewHolder is the holder of a verified token, which says what k says, and has used so much; its Hash counts for nothing. The error says what is wrong with k.
+func NewHolder(k Key, used *Used) (*Holder, error) {
+	if k.ID == "" || len(k.ID) > maxID {
+		return nil, fmt.Errorf("its id has from 1 to %d bytes", maxID)
+	}
+	if err := k.checkLimits(); err != nil {
+		return nil, err
+	}
+	h := newHolder(k, newGlobs(k.Models), used)
+	h.kind = token
+	return h, nil
+}
+
+func newHolder(k Key, globs []glob, used *Used) *Holder {
+	h := &Holder{Key: k, used: used, globs: globs}
+	if h.Tenant == "" {
+		h.Tenant = h.ID
+	}
+	if !k.Expires.IsZero() {
+		h.until = k.Expires.UnixNano()
+	}
+	h.priority, _ = k.Priority.of()
+	return h
+}
+
+func (h *Holder) expired(now time.Time) bool { return h.until != 0 && now.UnixNano() >= h.until }
+
+// name is what refusals call what was shown.
+func (h *Holder) name() string {
+	switch h.kind {
+	case certificate:
+		return "the certificate " + h.ID
+	case token:
+		return "the token of " + h.ID
+	}
+	return "the API key " + h.ID
+}
+
+// Used is what was used of limits. All versions of a key share it. The zero Used is nothing.
+type Used struct {
 	mu       sync.Mutex // guards what follows
 	inFlight int
 	requests bucket
@@ -30,17 +85,18 @@ type limits struct {
 // bucket fills with time.
 type bucket struct {
 	level float64
-	at    time.Time // zero: it is full
+	at    int64 // Unix time in nanoseconds; 0: it is full
 }
 
 // fill lets time pass, at so much per second and up to most.
 func (b *bucket) fill(now time.Time, rate, most float64) {
-	if b.at.IsZero() {
+	at := now.UnixNano()
+	if b.at == 0 {
 		b.level = most
 	} else {
-		b.level = min(most, b.level+rate*max(0, now.Sub(b.at).Seconds()))
+		b.level = min(most, b.level+rate*max(0, float64(at-b.at)/1e9))
 	}
-	b.at = now
+	b.at = at
 }
 
 // wait is how long it takes until there is so much.
@@ -68,6 +124,14 @@ type glob struct {
 	odd    bool
 }
 
+func newGlobs(all []string) []glob {
+	globs := make([]glob, len(all))
+	for i, text := range all {
+		globs[i] = newGlob(text)
+	}
+	return globs
+}
+
 func newGlob(text string) glob {
 	switch at := strings.IndexAny(text, `*?[\`); {
 	case at < 0:
@@ -92,26 +156,26 @@ func (g *glob) match(model string) bool {
 // Enter begins a request for a model, by its own name. Where it is nil, Leave must follow.
 func (h *Holder) Enter(model string, now time.Time) *router.Refusal {
 	if !h.May(model) {
-		return &router.Refusal{Status: 403, Code: router.ModelForbidden, Reason: fmt.Sprintf("the API key %s may not ask for %s", h.ID, model)}
+		return &router.Refusal{Status: 403, Code: router.ModelForbidden, Reason: h.name() + " may not ask for " + model}
 	}
 	if h.Concurrency == 0 && h.Rate == 0 && h.Tokens == 0 {
 		return nil
 	}
-	l := h.limits
+	l := h.used
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h.Concurrency > 0 && l.inFlight >= h.Concurrency {
-		return limited(time.Second, "the API key %s has %d requests in flight, which is its limit", h.ID, l.inFlight)
+		return limited(time.Second, "%s has %d requests in flight, which is its limit", h.name(), l.inFlight)
 	}
 	perSecond := h.Tokens / 60
 	if h.Tokens > 0 {
 		if l.tokens.fill(now, perSecond, h.Tokens); l.tokens.level <= 0 {
-			return limited(l.tokens.wait(1, perSecond), "the API key %s has used its %v tokens per minute", h.ID, h.Tokens)
+			return limited(l.tokens.wait(1, perSecond), "%s has used its %v tokens per minute", h.name(), h.Tokens)
 		}
 	}
 	if h.Rate > 0 {
 		if l.requests.fill(now, h.Rate, max(1, 2*h.Rate)); l.requests.level < 1 {
-			return limited(l.requests.wait(1, h.Rate), "the API key %s has used its %v requests per second", h.ID, h.Rate)
+			return limited(l.requests.wait(1, h.Rate), "%s has used its %v requests per second", h.name(), h.Rate)
 		}
 		l.requests.level--
 	}
@@ -128,7 +192,7 @@ func (h *Holder) Leave(tokens int64, now time.Time) {
 	if h.Concurrency == 0 && h.Rate == 0 && h.Tokens == 0 {
 		return
 	}
-	l := h.limits
+	l := h.used
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.inFlight = max(0, l.inFlight-1) // a limit may have come while it was in flight
