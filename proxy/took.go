@@ -12,9 +12,7 @@ const timingHeader = "X-Pilotlight-Timing"
 // whole the GPU time follows, which is an estimate: what was measured is settled later. Of one that comes in pieces the trailer tells it.
 func (v *visit) appendTook(dst []byte, f framing) []byte {
 	dst = appendField(dst, "X-Pilotlight-Request", v.name())
-	dst = appendField(dst, "X-Pilotlight-Backend", v.Backend)
-	dst = appendField(dst, "X-Pilotlight-Wait-Ms", millis(v.Waited))
-	dst = appendField(dst, "X-Pilotlight-Cold", strconv.FormatBool(v.Cold))
+	dst = v.appendWho(dst)
 	timing := "wait;dur=" + millis(v.Waited)
 	switch {
 	case f == framed && v.behind:
@@ -28,16 +26,38 @@ func (v *visit) appendTook(dst []byte, f framing) []byte {
 	return appendField(dst, "Server-Timing", timing)
 }
 
+// appendWho appends who answers, and how long the request waited.
+func (v *visit) appendWho(dst []byte) []byte {
+	dst = appendField(dst, "X-Pilotlight-Backend", v.Backend)
+	dst = appendField(dst, "X-Pilotlight-Wait-Ms", millis(v.Waited))
+	return appendField(dst, "X-Pilotlight-Cold", strconv.FormatBool(v.Cold))
+}
+
+// appendBegun appends what is known when we begin a stream ourselves, because its client waits: which request it is. All else is in the trailer.
+func (v *visit) appendBegun(dst []byte) []byte {
+	if v.tells {
+		dst = appendField(dst, "X-Pilotlight-Request", v.name())
+	}
+	if v.behind {
+		dst = appendField(dst, "Trailer", "Server-Timing, X-Pilotlight-Backend, X-Pilotlight-Wait-Ms, X-Pilotlight-Cold, X-Pilotlight-GPU-Ms, X-Pilotlight-Cost")
+	}
+	return dst
+}
+
 // took is the trailer of an answer, with what its request took if the client wants to know and can be told there.
 func (v *visit) took(trailer []byte) []byte {
 	if !v.behind {
 		return trailer
 	}
+	dst := append([]byte(nil), trailer...)
+	if v.begun {
+		dst = v.appendWho(dst)
+	}
 	gpu, ok := v.guess()
 	if !ok {
-		return trailer
+		return dst
 	}
-	dst := v.appendGPU(append([]byte(nil), trailer...), gpu)
+	dst = v.appendGPU(dst, gpu)
 	return appendField(dst, "Server-Timing", "wait;dur="+millis(v.Waited)+gpu.entry())
 }
 

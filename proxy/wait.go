@@ -110,7 +110,7 @@ func (v *visit) appendStream(dst []byte) []byte {
 	if v.last {
 		dst = appendField(dst, "Connection", "close")
 	}
-	return append(dst, "Transfer-Encoding: chunked\r\n\r\n"...)
+	return append(v.appendBegun(dst), "Transfer-Encoding: chunked\r\n\r\n"...)
 }
 
 // printable keeps a name on its line.

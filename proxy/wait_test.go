@@ -91,6 +91,34 @@ func TestAWaitingStreamHearsHeartbeatsAndThenItsAnswer(t *testing.T) {
 	})
 }
 
+// TestAWaitingStreamIsToldWhoItIsAtOnce, if it wants to know, and the rest in its trailer.
+func TestAWaitingStreamIsToldWhoItIsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, closeBackend := memoryBackend(func(c net.Conn, in *bufio.Reader) {
+			readRequest(in)
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: 1\n\n")
+		})
+		r := memory(t, ln, withModel(heartbeats), func(_ *rig, o *Options) { o.Timing = config.TimingAsked })
+		r.asleep()
+		c := r.dial()
+		io.WriteString(c, strings.Replace(post(`,"stream":true`), "\r\n", "\r\nX-Pilotlight-Timing: on\r\nTE: trailers\r\nConnection: TE\r\n", 1))
+		time.Sleep(15 * time.Second)
+		r.ready(1, "there")
+		resp, body := hear(t, bufio.NewReader(c))
+		if id := resp.Header.Get("X-Pilotlight-Request"); resp.StatusCode != 200 || id == "" || !strings.HasSuffix(body, "data: 1\n\n") {
+			t.Errorf("got %d %v %q", resp.StatusCode, resp.Header, body)
+		}
+		for name, want := range map[string]string{"Backend": "m-0", "Wait-Ms": "15000.000", "Cold": "true"} {
+			if got := resp.Trailer.Get("X-Pilotlight-" + name); got != want {
+				t.Errorf("%s: got %q, want %q", name, got, want)
+			}
+		}
+		c.Close()
+		closeBackend()
+		r.end()
+	})
+}
+
 func TestARefusalAfterHeartbeatsIsAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := memory(t, nil, withModel(heartbeats), withModel(func(m *config.Model) { m.Line.MaxWait = config.Duration(15 * time.Second) }))
