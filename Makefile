@@ -129,6 +129,10 @@ bench-trace: ## What tracing costs: the edge's processor time for a request with
 	go test ./proxy ./proxy/trace -run '^$$' -bench 'BenchmarkTracing|BenchmarkRequest' -benchmem | grep ^Benchmark
 	@go run ./loadtest/benchtrace $(ARGS)
 
+.PHONY: attribution-check
+attribution-check: ## GPU time of requests as it is settled beside what a real model took; needs an NVIDIA GPU with 30 GiB free, and PyTorch
+	@go run ./loadtest/attributioncheck $(ARGS)
+
 .PHONY: trace-check
 trace-check: bin/jaeger $(if $(findstring collector,$(ARGS)),bin/otelcol) ## A real Jaeger takes the trace of a cold request, which is read back and printed as a tree
 	@go run ./loadtest/tracecheck $(ARGS)

@@ -58,6 +58,7 @@ func layout() map[string][]string {
 		"loadtest/benchattribution": {"loadtest/modelsim", "probe/meter"},
 		"loadtest/benchrouting":     {"config", "probe", "router", "loadtest/modelsim", "loadtest/trace"},
 		"loadtest/benchtrace":       {"loadtest/edge"},
+		"loadtest/attributioncheck": {"loadtest/edge"},
 		"loadtest/tracecheck":       {"loadtest/edge", "probe/proc"},
 		"loadtest/benchleave":       {"loadtest/edge"},
 		"loadtest/benchproxy":       {"loadtest/edge"},
