@@ -7,30 +7,36 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"pilotlight/config"
 	"pilotlight/proxy"
+	"pilotlight/proxy/jwt"
 	"pilotlight/proxy/keys"
+	"pilotlight/router"
 	"pilotlight/router/consul"
 )
 
-// access is where the keys of an edge come from.
+// access knows who asks an edge: by API keys and certificates from a file and from Consul, and by tokens.
 type access struct {
-	ring *keys.Ring
-	cfg  *config.Keys
-	log  *slog.Logger
+	*keys.Ring
+	tokens *jwt.Verifier // nil: none are taken
+	cfg    *config.Keys
+	log    *slog.Logger
 
 	mu     sync.Mutex // guards what follows
 	file   []keys.Key
 	consul []keys.Key
 }
 
-// access makes the keys of an edge; nil: everybody may ask. A file that is no good at the start is an error.
-func (s site) access() (*access, error) {
+// access makes the access to an edge; nil: everybody may ask. A file that is no good at the start is an error.
+func (s site) access(registry prometheus.Registerer) (*access, error) {
 	if s.cfg.Keys == nil {
 		return nil, nil
 	}
-	a := &access{ring: keys.NewRing(), cfg: s.cfg.Keys, log: s.log}
+	a := &access{Ring: keys.NewRing(), cfg: s.cfg.Keys, log: s.log}
 	if a.cfg.File != "" {
 		all, err := keys.ReadFile(a.cfg.File)
 		if err != nil {
@@ -38,7 +44,21 @@ func (s site) access() (*access, error) {
 		}
 		a.set(&a.file, all)
 	}
+	if len(a.cfg.JWT) > 0 {
+		var err error
+		if a.tokens, err = jwt.New(a.cfg.JWT, s.log, registry); err != nil {
+			return nil, err
+		}
+	}
 	return a, nil
+}
+
+// Find is who has an API key or a token.
+func (a *access) Find(secret []byte, now time.Time) (*keys.Holder, *router.Refusal) {
+	if a.tokens != nil && jwt.Is(secret) {
+		return a.tokens.Find(secret, now)
+	}
+	return a.Ring.Find(secret, now)
 }
 
 // held says who may ask, nil where everybody may.
@@ -46,7 +66,15 @@ func (a *access) held() proxy.Access {
 	if a == nil {
 		return nil
 	}
-	return a.ring
+	return a
+}
+
+// issuers says how it is with the keys of tokens' issuers.
+func (a *access) issuers() []jwt.IssuerStatus {
+	if a == nil || a.tokens == nil {
+		return nil
+	}
+	return a.tokens.Status()
 }
 
 // certificate is what of clients' certificates says who they are.
@@ -65,7 +93,7 @@ func (a *access) set(of *[]keys.Key, all []keys.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	*of = all
-	a.ring.Set(slices.Concat(a.consul, a.file))
+	a.Set(slices.Concat(a.consul, a.file))
 }
 
 // run follows the places until ctx ends.
@@ -74,6 +102,9 @@ func (a *access) run(ctx context.Context, c *consul.Client) {
 		return
 	}
 	var following sync.WaitGroup
+	if a.tokens != nil {
+		following.Go(func() { a.tokens.Run(ctx) })
+	}
 	if a.cfg.File != "" {
 		following.Go(func() { keys.Follow(ctx, a.cfg.File, a.log, func(all []keys.Key) { a.set(&a.file, all) }) })
 	}

@@ -37,8 +37,9 @@ func layout() map[string][]string {
 		"warmpool/planner":          {"router", "warmpool/policy"},
 		"warmpool/live":             {"config", "router", "warmpool/forecast", "warmpool/planner", "warmpool/policy"},
 		"proxy/keys":                {"router"},
+		"proxy/jwt":                 {"config", "router", "proxy/keys"},
 		"proxy":                     {"config", "probe", "probe/meter", "router", "proxy/keys"}, // never warmpool: an edge owns no lives
-		"proxy/admin":               {"config", "probe", "router", "router/consul", "proxy", "proxy/ledger"},
+		"proxy/admin":               {"config", "probe", "router", "router/consul", "proxy", "proxy/jwt", "proxy/ledger"},
 		"proxy/ledger":              {"proxy", "router"},
 		"proxy/trace":               {"config", "proxy", "router"},
 		"loadtest":                  {"loadtest/trace"}, // it sees servers as clients do
@@ -66,7 +67,7 @@ func layout() map[string][]string {
 		"deploy/tinymodel":          {},
 		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
 		".": {
-			"config", "config/foreign", "probe", "probe/engine", "probe/meter", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/keys", "warmpool/advise", "proxy/ledger", "proxy/trace",
+			"config", "config/foreign", "probe", "probe/engine", "probe/meter", "probe/nvml", "router", "router/consul", "warmpool", "warmpool/agent", "warmpool/launch", "proxy", "proxy/admin", "proxy/jwt", "proxy/keys", "warmpool/advise", "proxy/ledger", "proxy/trace",
 			"loadtest", "loadtest/modelsim", "loadtest/report", "loadtest/scenario", "loadtest/trace",
 			"warmpool/live", "warmpool/planner", "warmpool/policy", "warmpool/simulate", "warmpool/simulate/report",
 		},
@@ -82,11 +83,12 @@ func fences() map[string][]string {
 		"github.com/Shopify/toxiproxy/v2":         {}, // tests only
 		"github.com/alecthomas/kong":              {".", "loadtest/modelsim"},
 		"github.com/bufbuild/protocompile":        {"loadtest/grpcsim"},
+		"github.com/go-jose/go-jose/v4":           {"proxy/jwt"},
 		"github.com/google/shlex":                 {"config/foreign"},
 		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
-		"github.com/hashicorp/golang-lru/v2":      {"router"},
+		"github.com/hashicorp/golang-lru/v2":      {"proxy/jwt", "router"},
 		"github.com/invopop/jsonschema":           {}, // tests only
-		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "proxy/trace", "router/consul"},
+		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "proxy/jwt", "proxy/trace", "router/consul"},
 		"github.com/robfig/cron/v3":               {"config"},
 		"github.com/rogpeppe/go-internal":         {}, // tests only
 		"github.com/rs/zerolog":                   {}, // tests only

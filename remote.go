@@ -15,6 +15,7 @@ import (
 
 	"pilotlight/config"
 	"pilotlight/proxy/admin"
+	"pilotlight/proxy/jwt"
 	"pilotlight/router"
 	"pilotlight/router/consul"
 	"pilotlight/warmpool/agent"
@@ -71,6 +72,7 @@ func (c statusCmd) Run(ctx context.Context) error {
 		if !c.JSON {
 			showPlanned(s.Plan)
 			showConsul(s.Consul)
+			showIssuers(s.Issuers)
 		}
 		if c.Watch == 0 {
 			return nil
@@ -80,6 +82,21 @@ func (c statusCmd) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// showIssuers prints how it is with the keys of tokens' issuers, below a table.
+func showIssuers(all []jwt.IssuerStatus) {
+	for _, is := range all {
+		if is.Problem == "" {
+			fmt.Printf("\n%s: %d keys\n", is.Issuer, is.Keys)
+			continue
+		}
+		since := "there were none yet"
+		if !is.Read.IsZero() {
+			since = fmt.Sprintf("the %d of %s ago count", is.Keys, time.Since(is.Read).Round(time.Second))
+		}
+		fmt.Printf("\n%s: its keys are not taken over, %s: %s\n", is.Issuer, since, is.Problem)
 	}
 }
 

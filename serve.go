@@ -188,7 +188,7 @@ func serve(ctx context.Context, s site) error {
 		return err
 	}
 	defer s.closeTraces(ctx, traces)
-	doors, err := s.access()
+	doors, err := s.access(registry)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func serve(ctx context.Context, s site) error {
 	desk := &http.Server{
 		Handler: admin.Handler(admin.Options{
 			Router: lines, Lives: pool, GPUs: func() admin.GPUsStatus { return eyes.status(s.cfg.Node.Name, pids(lines, s.cfg.Node.Name)) },
-			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Plan: func() any { return plans.shown() }, Planned: plans.status, WhatIf: plans.whatIf, Visits: func() any { return edge.Visits() }, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
+			Nodes: func() any { return pool.Nodes() }, Consul: found.status, Plan: func() any { return plans.shown() }, Planned: plans.status, WhatIf: plans.whatIf, Visits: func() any { return edge.Visits() }, Issuers: doors.issuers, Config: s.loaded, Ledger: books, Registry: registry, Log: s.log,
 			TokenFile: s.cfg.AdminTokenFile, Pins: pool, Machines: show.machines, Expected: show.expected, Recent: show.recent, Cost: show.cost, Ending: ending,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,

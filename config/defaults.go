@@ -47,6 +47,8 @@ func setDefaults(v any) {
 		*v = Serverless{Name: "serverless", Round: Duration(time.Millisecond), Window: 1 * minute}
 	case *ColdTarget:
 		*v = ColdTarget{Wait: 2 * second}
+	case *JWT:
+		*v = defaultJWT()
 	case *Link:
 		*v = Link{Listen: "127.0.0.1:8082"}
 	case *TLS:

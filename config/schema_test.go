@@ -46,7 +46,7 @@ func schema(t *testing.T) []byte {
 	s := reflector.Reflect(&Config{})
 	s.Title = "pilotlight.yaml"
 	s.Definitions["Config"] = s
-	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Nomad{}, &Kubernetes{}, &Docker{}, &Overflow{}, &Consul{}, &Link{}, &Prices{}, &Serverless{}} {
+	for _, v := range []any{&Config{}, &Model{}, &Backend{}, &Process{}, &Nomad{}, &Kubernetes{}, &Docker{}, &Overflow{}, &Consul{}, &Link{}, &Prices{}, &Serverless{}, &JWT{}} {
 		setDefaults(v)
 		addDefaults(t, s.Definitions, reflect.ValueOf(v).Elem())
 	}
@@ -103,6 +103,12 @@ func scalar(t reflect.Type) *jsonschema.Schema {
 		return enum(clientCerts())
 	case reflect.TypeFor[CertificateName]():
 		return enum(certificateNames())
+	case reflect.TypeFor[JWTAlgorithm]():
+		return enum(JWTAlgorithms())
+	case reflect.TypeFor[KeyPriority]():
+		return enum(keyPriorities())
+	case reflect.TypeFor[Rate]():
+		return &jsonschema.Schema{Type: "number", Minimum: "0", Maximum: json.Number(strconv.FormatInt(maxRate, 10))}
 	case reflect.TypeFor[RoutingPolicy]():
 		return enum(policies())
 	case reflect.TypeFor[Weight]():

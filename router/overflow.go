@@ -21,7 +21,7 @@ func overflows(to *config.Overflow, err error) bool {
 		return slices.Contains(to.When, config.OverflowFull)
 	case WakeFailed, WakeStalled:
 		return slices.Contains(to.When, config.OverflowCold)
-	case BadRequest, NoModel, BodyTooLarge, UnknownModel, BadKey, ModelForbidden, RateLimited, ShuttingDown, BackendBroken: // it would be no better elsewhere
+	case BadRequest, NoModel, BodyTooLarge, UnknownModel, BadKey, IssuerUnknown, ModelForbidden, RateLimited, ShuttingDown, BackendBroken: // it would be no better elsewhere
 	}
 	return false
 }

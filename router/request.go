@@ -60,6 +60,7 @@ const (
 	BodyTooLarge   Code = "body_too_large"
 	UnknownModel   Code = "model_not_found"
 	BadKey         Code = "invalid_api_key"
+	IssuerUnknown  Code = "issuer_keys_unknown"
 	ModelForbidden Code = "model_forbidden"
 	RateLimited    Code = "rate_limited"
 	LineFull       Code = "line_full"

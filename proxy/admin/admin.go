@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pilotlight/proxy/jwt"
 	"pilotlight/proxy/ledger"
 	"pilotlight/router"
 	"pilotlight/router/consul"
@@ -31,11 +32,12 @@ type Options struct {
 	Router  *router.Router
 	Lives   Lives
 	GPUs    func() GPUsStatus
-	Nodes   func() any            // what is known of the agents
-	Consul  func() *consul.Status // what is known of Consul; nil: it is not used
-	Visits  func() any            // the last requests
-	Planned func() PlanStatus     // how planning goes; nil: nobody plans
-	Plan    func() any            // the plan, with reasons
+	Nodes   func() any                // what is known of the agents
+	Consul  func() *consul.Status     // what is known of Consul; nil: it is not used
+	Visits  func() any                // the last requests
+	Issuers func() []jwt.IssuerStatus // of tokens; nil: there are none
+	Planned func() PlanStatus         // how planning goes; nil: nobody plans
+	Plan    func() any                // the plan, with reasons
 	// WhatIf is the plan that another configuration would make, which is in the form of the file. Its error says what is wrong with that.
 	WhatIf   func(policy []byte) (any, error)
 	Config   func() any     // what is loaded, and how the last reload went
@@ -79,6 +81,9 @@ func (o *Options) status() Status {
 	}
 	if o.Consul != nil {
 		status.Consul = o.Consul()
+	}
+	if o.Issuers != nil {
+		status.Issuers = o.Issuers()
 	}
 	if o.Planned != nil {
 		status.Plan = new(o.Planned())

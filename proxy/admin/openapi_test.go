@@ -7,6 +7,8 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"path"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -96,10 +98,18 @@ func parametersOf(r route) (all []any) {
 	return all
 }
 
+// nameOf is a type's name among the schemas; those of other packages may have the same.
+func nameOf(t reflect.Type) string {
+	if path.Base(t.PkgPath()) == "consul" {
+		return "Consul" + t.Name()
+	}
+	return ""
+}
+
 // schemaOf is the schema of a type, whose parts are put among the schemas of all.
 func schemaOf(t *testing.T, v any, all map[string]any) any {
 	t.Helper()
-	text, err := json.Marshal((&jsonschema.Reflector{Anonymous: true, AllowAdditionalProperties: true}).Reflect(v))
+	text, err := json.Marshal((&jsonschema.Reflector{Anonymous: true, AllowAdditionalProperties: true, Namer: nameOf}).Reflect(v))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package admin
 import (
 	"time"
 
+	"pilotlight/proxy/jwt"
 	"pilotlight/router"
 	"pilotlight/router/consul"
 )
@@ -12,6 +13,8 @@ type Status struct {
 	Models []ModelStatus  `json:"models"`
 	Consul *consul.Status `json:"consul,omitempty"`
 	Plan   *PlanStatus    `json:"plan,omitempty"`
+	// Issuers are those whose tokens count, and how it is with their keys.
+	Issuers []jwt.IssuerStatus `json:"issuers,omitempty"`
 }
 
 // PlanStatus is how planning goes, and what became of wakes ahead since the start.

@@ -27,21 +27,29 @@ func ReadFile(file string) ([]Key, error) {
 
 // Follow hands the keys of a file on whenever it changes, until ctx ends. A file that is no good, or gone, changes nothing, and is said once.
 func Follow(ctx context.Context, file string, log *slog.Logger, changed func([]Key)) {
-	tick := time.NewTicker(lookEvery)
+	said := ""
+	FollowFile(ctx, file, lookEvery, func() bool {
+		all, err := ReadFile(file)
+		switch {
+		case err == nil:
+			said = ""
+			changed(all)
+			log.Info("API keys are taken over", "file", file, "keys", len(all))
+		case said != err.Error():
+			said = err.Error()
+			log.Error("API keys are not taken over; those of before count", "error", err)
+		}
+		return err == nil
+	})
+}
+
+// FollowFile looks at a file so often, from now on until ctx ends, and has it taken when it has changed. One that was not taken is tried at each look.
+func FollowFile(ctx context.Context, file string, every time.Duration, take func() (taken bool)) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var seen, said string
-	for {
-		if now := stamp(file); now != seen {
-			all, err := ReadFile(file)
-			switch {
-			case err == nil:
-				seen, said = now, ""
-				changed(all)
-				log.Info("API keys are taken over", "file", file, "keys", len(all))
-			case said != err.Error():
-				said = err.Error()
-				log.Error("API keys are not taken over; those of before count", "error", err)
-			}
+	for seen := ""; ; {
+		if now := stamp(file); now != seen && take() {
+			seen = now
 		}
 		select {
 		case <-tick.C:

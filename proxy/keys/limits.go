@@ -63,15 +63,9 @@ func newHolder(k Key, globs []glob, used *Used) *Holder {
 
 func (h *Holder) expired(now time.Time) bool { return h.until != 0 && now.UnixNano() >= h.until }
 
-// name is what refusals call what was shown.
-func (h *Holder) name() string {
-	switch h.kind {
-	case certificate:
-		return "the certificate " + h.ID
-	case token:
-		return "the token of " + h.ID
-	}
-	return "the API key " + h.ID
+// Name is what refusals call what was shown.
+func (h *Holder) Name() string {
+	return [...]string{"the API key ", "the certificate ", "the token of "}[h.kind] + h.ID
 }
 
 // Used is what was used of limits. All versions of a key share it. The zero Used is nothing.
@@ -156,7 +150,7 @@ func (g *glob) match(model string) bool {
 // Enter begins a request for a model, by its own name. Where it is nil, Leave must follow.
 func (h *Holder) Enter(model string, now time.Time) *router.Refusal {
 	if !h.May(model) {
-		return &router.Refusal{Status: 403, Code: router.ModelForbidden, Reason: h.name() + " may not ask for " + model}
+		return &router.Refusal{Status: 403, Code: router.ModelForbidden, Reason: h.Name() + " may not ask for " + model}
 	}
 	if h.Concurrency == 0 && h.Rate == 0 && h.Tokens == 0 {
 		return nil
@@ -165,17 +159,17 @@ func (h *Holder) Enter(model string, now time.Time) *router.Refusal {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h.Concurrency > 0 && l.inFlight >= h.Concurrency {
-		return limited(time.Second, "%s has %d requests in flight, which is its limit", h.name(), l.inFlight)
+		return limited(time.Second, "%s has %d requests in flight, which is its limit", h.Name(), l.inFlight)
 	}
 	perSecond := h.Tokens / 60
 	if h.Tokens > 0 {
 		if l.tokens.fill(now, perSecond, h.Tokens); l.tokens.level <= 0 {
-			return limited(l.tokens.wait(1, perSecond), "%s has used its %v tokens per minute", h.name(), h.Tokens)
+			return limited(l.tokens.wait(1, perSecond), "%s has used its %v tokens per minute", h.Name(), h.Tokens)
 		}
 	}
 	if h.Rate > 0 {
 		if l.requests.fill(now, h.Rate, max(1, 2*h.Rate)); l.requests.level < 1 {
-			return limited(l.requests.wait(1, h.Rate), "%s has used its %v requests per second", h.name(), h.Rate)
+			return limited(l.requests.wait(1, h.Rate), "%s has used its %v requests per second", h.Name(), h.Rate)
 		}
 		l.requests.level--
 	}
