@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -109,7 +110,7 @@ func (a *access) run(ctx context.Context, c *consul.Client) {
 		following.Go(func() { keys.Follow(ctx, a.cfg.File, a.log, func(all []keys.Key) { a.set(&a.file, all) }) })
 	}
 	if a.cfg.Consul {
-		k := inConsul{note: c.Note, good: map[string]keys.Key{}, bad: map[string]bool{}}
+		k := inConsul{note: c.Note, good: map[string]kept{}, bad: map[string]bool{}}
 		following.Go(func() {
 			_ = c.Folder(ctx, "keys", func(values map[string][]byte) { a.set(&a.consul, k.take(values)) }) // it ends when ctx does
 		})
@@ -120,8 +121,14 @@ func (a *access) run(ctx context.Context, c *consul.Client) {
 // inConsul are the keys in Consul's KV. They belong to one goroutine.
 type inConsul struct {
 	note func(name, problem string)
-	good map[string]keys.Key // by ID, as last seen to be good
-	bad  map[string]bool     // those whose value now is not
+	good map[string]kept // by ID, as last seen to be good
+	bad  map[string]bool // those whose value now is not
+}
+
+// kept is a key and what it was read from.
+type kept struct {
+	value []byte
+	key   keys.Key
 }
 
 // take takes in all that stands there. A key that is no good stays what it was before.
@@ -132,8 +139,11 @@ func (k *inConsul) take(values map[string][]byte) []keys.Key {
 			delete(k.bad, id)
 		}
 	}
-	maps.DeleteFunc(k.good, func(id string, _ keys.Key) bool { _, there := values[id]; return !there })
+	maps.DeleteFunc(k.good, func(id string, _ kept) bool { _, there := values[id]; return !there })
 	for id, value := range values {
+		if !k.bad[id] && k.good[id].value != nil && bytes.Equal(k.good[id].value, value) {
+			continue // nothing is as common
+		}
 		key, err := keys.Parse(value)
 		if err == nil && key.ID != id {
 			err = fmt.Errorf("its id is %s", key.ID)
@@ -147,7 +157,11 @@ func (k *inConsul) take(values map[string][]byte) []keys.Key {
 			k.note("keys/"+id, "")
 			delete(k.bad, id)
 		}
-		k.good[id] = key
+		k.good[id] = kept{value, key}
 	}
-	return slices.Collect(maps.Values(k.good))
+	all := make([]keys.Key, 0, len(k.good))
+	for _, good := range k.good {
+		all = append(all, good.key)
+	}
+	return all
 }

@@ -2,7 +2,7 @@ package keys
 
 import (
 	"context"
-	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -11,29 +11,15 @@ import (
 // lookEvery is how often a file of keys is looked at: one that is revoked must stop within a second.
 const lookEvery = 250 * time.Millisecond
 
-// ReadFile reads a file of keys.
-func ReadFile(file string) ([]Key, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("read the API keys: %w", err)
-	}
-	defer f.Close()
-	all, err := Read(f)
-	if err != nil {
-		return nil, fmt.Errorf("read the API keys in %s: %w", file, err)
-	}
-	return all, nil
-}
-
 // Follow hands the keys of a file on whenever it changes, until ctx ends. A file that is no good, or gone, changes nothing, and is said once.
-func Follow(ctx context.Context, file string, log *slog.Logger, changed func([]Key)) {
-	said := ""
+func Follow(ctx context.Context, file string, log *slog.Logger, take func([]Key)) {
+	said, reader := "", &Reader{}
 	FollowFile(ctx, file, lookEvery, func() bool {
-		all, err := ReadFile(file)
+		all, err := reader.ReadFile(file)
 		switch {
 		case err == nil:
 			said = ""
-			changed(all)
+			take(all)
 			log.Info("API keys are taken over", "file", file, "keys", len(all))
 		case said != err.Error():
 			said = err.Error()
@@ -47,8 +33,8 @@ func Follow(ctx context.Context, file string, log *slog.Logger, changed func([]K
 func FollowFile(ctx context.Context, file string, every time.Duration, take func() (taken bool)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for seen := ""; ; {
-		if now := stamp(file); now != seen && take() {
+	for seen := fs.FileInfo(nil); ; {
+		if now, err := os.Stat(file); (err != nil || changed(seen, now)) && take() {
 			seen = now
 		}
 		select {
@@ -59,11 +45,7 @@ func FollowFile(ctx context.Context, file string, every time.Duration, take func
 	}
 }
 
-// stamp tells versions of a file apart.
-func stamp(file string) string {
-	info, err := os.Stat(file)
-	if err != nil {
-		return err.Error()
-	}
-	return fmt.Sprint(info.ModTime().UnixNano(), info.Size())
+// changed says whether a file is another, or may hold something else than before. One that takes another's place may have its time and its size.
+func changed(before, now fs.FileInfo) bool {
+	return before == nil || !os.SameFile(before, now) || !before.ModTime().Equal(now.ModTime()) || before.Size() != now.Size()
 }

@@ -6,7 +6,6 @@
 package keys
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,7 +14,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strings"
 	"time"
@@ -102,39 +100,6 @@ func New(k Key) (secret string, kept Key, err error) {
 	sum := sha256.Sum256([]byte(secret))
 	k.Hash = hex.EncodeToString(sum[:])
 	return secret, k, k.check()
-}
-
-// Read reads keys, one JSON object on each line; empty lines and those that begin with # are nothing. Its error names the line.
-func Read(r io.Reader) ([]Key, error) {
-	var all []Key
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxLine)
-	seen, shown := map[string]int{}, map[string]int{}
-	for n := 1; lines.Scan(); n++ {
-		text := bytes.TrimSpace(lines.Bytes())
-		if len(text) == 0 || text[0] == '#' {
-			continue
-		}
-		k, err := Parse(text)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
-		}
-		if before, twice := seen[k.ID]; twice {
-			return nil, fmt.Errorf("line %d: the key %s is on line %d already", n, k.ID, before)
-		}
-		if before, twice := shown[k.Hash+k.Certificate]; twice {
-			return nil, fmt.Errorf("line %d: the key %s is the same as on line %d", n, k.ID, before)
-		}
-		shown[k.Hash+k.Certificate] = n
-		if seen[k.ID] = n; len(seen) > maxKeys {
-			return nil, fmt.Errorf("line %d: there are more than %d keys", n, maxKeys)
-		}
-		all = append(all, k)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("after %d keys: %w", len(all), err)
-	}
-	return all, nil
 }
 
 // Parse reads one key.
