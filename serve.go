@@ -193,7 +193,7 @@ func serve(ctx context.Context, s site) error {
 		return err
 	}
 	gpuTimes, ending := admin.GPUTimes{}, ctx.Done()
-	edge := proxy.New(proxy.Options{Access: doors.held(), CertificateName: doors.certificate(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans, &gpuTimes), Tracing: traces.Tracing(), Loads: lines.Loads, Metered: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, Lines: linesOf(s.log), Registry: registry})
+	edge := proxy.New(proxy.Options{Access: doors.held(), CertificateName: doors.certificate(), PassKeys: doors.pass(), Listeners: append(listeners(books, traces), plans, &gpuTimes), Tracing: traces.Tracing(), Loads: lines.Loads, Metered: true, Timing: s.cfg.Timing, Estimate: estimate(books), Currency: currency(s.cfg), Limits: s.cfg.Limits, Shared: s.cfg.ReusePort, Router: lines, Trusted: s.cfg.Trusted, TLS: certificates, Log: s.log, LeaveOut: 1 - float64(s.cfg.Log.Sample), Lines: linesOf(s.log), Registry: registry})
 	lines.Woke = edge.Woke
 	show := &showing{site: s, pool: pool, eyes: eyes, plans: plans, price: price, books: books, edge: edge, gpu: &gpuTimes, began: time.Now()}
 	gpuTime := newMetering(edge, pool, s.cfg.Node.Name, registry)

@@ -47,6 +47,8 @@ type Config struct {
 	// Timing says which answers tell what they took, in the headers Server-Timing and X-Pilotlight-Backend, -Wait-Ms, -Cold, -GPU-Ms and -Cost: asked,
 	// those to requests with the header X-Pilotlight-Timing: on; always, all of them; or never. Default asked.
 	Timing Timing `yaml:"timing"`
+	// Log is which requests have a line in the log. Default: all.
+	Log Log `yaml:"log"`
 	// Telemetry is where traces go, and which requests have one. Default: nothing is traced, unless the environment says where to.
 	Telemetry Telemetry `yaml:"telemetry"`
 	// Models are the names that clients ask for. Required, at least one, unless consul or agents are given, where more of them may be.

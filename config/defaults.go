@@ -35,6 +35,7 @@ func setDefaults(v any) {
 			Node:      Node{NVML: NVMLAuto, CUDACheckpoint: "cuda-checkpoint"},
 			Ledger:    defaultLedger(),
 			Timing:    TimingAsked,
+			Log:       Log{Sample: 1},
 			Telemetry: defaultTelemetry(),
 		}
 	case *Ledger:

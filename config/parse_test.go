@@ -128,6 +128,7 @@ func TestDefaultsFillWhatTheFileLeavesOut(t *testing.T) {
 		Node:      Node{Name: host, NVML: NVMLAuto, HostMemory: hostMemory() / 2, StateDir: "/state/pilotlight", CUDACheckpoint: "cuda-checkpoint"},
 		Ledger:    Ledger{Keep: true, File: "/state/pilotlight/ledger.db", Retention: Duration(90 * 24 * time.Hour)},
 		Timing:    TimingAsked,
+		Log:       Log{Sample: 1},
 		Telemetry: Telemetry{Ratio: 1, Keep: []KeepTrace{KeepCold, KeepErrors, KeepSlow}, Slow: Duration(10 * time.Second), Clients: FollowTraces, Queue: 8192},
 		Models: map[string]Model{"llama": {
 			ServedAs: "llama",

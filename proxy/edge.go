@@ -46,6 +46,8 @@ type Options struct {
 	Log *slog.Logger
 	// Lines gets those lines in Log's place, as slog's JSONHandler writes them, each in one Write. If nil, Log gets them.
 	Lines io.Writer
+	// LeaveOut is the part of the requests that went well which have no line, from 0 to 1. The next line that is written says how many there were.
+	LeaveOut float64
 	// Registry gets the edge's metrics. If nil, they are counted for nobody.
 	Registry prometheus.Registerer
 	// Loads are asked for when metrics are: what models and backends are doing. If nil, that is told to nobody.
@@ -103,6 +105,7 @@ type Edge struct {
 	intakes      sync.Pool // of *intake: those of visits that need theirs no more
 	ring         ring
 	lastID       atomic.Uint64
+	sample       sample
 	seed         maphash.Seed // of the keys of prompts' prefixes
 }
 
@@ -121,6 +124,9 @@ func New(o Options) *Edge {
 		}
 	}
 	e := &Edge{limits: o.Limits, shared: o.Shared, router: o.Router, trusted: networksOf(o.Trusted), certificates: o.TLS, log: o.Log, lines: o.Lines, metrics: newMetrics(o.Registry), listeners: o.Listeners, access: o.Access, certifies: o.CertificateName, passKeys: o.PassKeys, tracing: o.Tracing, timing: o.Timing, estimate: o.Estimate, currency: o.Currency, watch: newWatch(o.Log), seed: maphash.MakeSeed()}
+	if o.LeaveOut > 0 {
+		e.sample.leaveOut(o.LeaveOut, o.Registry)
+	}
 	if o.Loads != nil {
 		o.Registry.MustRegister(prometheus.CollectorFunc(func(to chan<- prometheus.Metric) { e.collect(o.Loads(), time.Now(), to) }))
 	}
@@ -161,6 +167,9 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	}
 	l.http2.stop()
 	l.drain(drainLimit)
+	if n := e.sample.rest(); n > 0 {
+		e.log.Info("requests that went well were left out of the log since its last line of one", "left_out", n)
+	}
 	return err
 }
 

@@ -35,6 +35,9 @@ func (v *visit) appendLine(dst []byte) []byte {
 	if v.Context.Sampled() {
 		dst = append(hex.AppendEncode(append(dst, `,"trace_id":"`...), v.Context.Trace[:]), '"')
 	}
+	if v.leftOut > 0 {
+		dst = strconv.AppendUint(append(dst, `,"left_out":`...), v.leftOut, 10)
+	}
 	return append(dst, "}\n"...)
 }
 

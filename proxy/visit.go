@@ -117,6 +117,8 @@ type visit struct {
 	behind   bool // or its trailer does, as far as only then it is known
 	flight   flight
 	attempts uint8 // how many flights it has had
+
+	leftOut uint64 // lines of requests before it that the log has not
 }
 
 // intake is what was read of a request. A stream that has stepped aside has none.
@@ -271,6 +273,10 @@ func (v *visit) release() {
 // tell has the log say how the request ended.
 func (v *visit) tell() {
 	e := v.edge
+	if e.sample.skips(v) {
+		return
+	}
+	v.leftOut = e.sample.rest()
 	if e.lines == nil {
 		v.log(e.log)
 		return
@@ -293,12 +299,16 @@ func (v *visit) log(log *slog.Logger) {
 	if v.Context.Sampled() {
 		trace = slog.String("trace_id", hex.EncodeToString(v.Context.Trace[:]))
 	}
+	leftOut := slog.Attr{}
+	if v.leftOut > 0 {
+		leftOut = slog.Uint64("left_out", v.leftOut)
+	}
 	log.LogAttrs(ctx, slog.LevelInfo, "request", slog.String("id", v.name()), slog.String("outcome", v.Outcome.String()),
 		slog.Int("status", v.Status), slog.String("code", string(v.Code)), slog.String("reason", v.Reason), slog.String("model", v.Model),
 		slog.String("backend", v.Backend), slog.String("method", v.Method), slog.String("path", string(v.path[:v.pathLen])),
 		slog.Float64("waited_ms", ms(v.Waited)), slog.Bool("cold", v.Cold), slog.Bool("overflow", v.Overflow), slog.Float64("first_byte_ms", ms(v.FirstByte)),
 		slog.Float64("total_ms", ms(v.Total)), slog.Int64("bytes_in", v.BytesIn), slog.Int64("bytes_out", v.BytesOut),
-		slog.String("client", v.Client), tenant, trace)
+		slog.String("client", v.Client), tenant, trace, leftOut)
 }
 
 // ms is a duration for people who read logs.
