@@ -42,6 +42,7 @@ func (s site) discover(name string, pool *lives, registry prometheus.Registerer)
 	if err != nil {
 		return nil, err
 	}
+	pool.shared = &sharedPins{c, name, map[string]bool{}}
 	edge := c.RegisterEdge(consul.Edge{Name: name, Admin: s.cfg.Admin, Version: version()})
 	return &discovery{Client: c, site: s, name: name, pool: pool, edge: edge, known: make(chan struct{})}, nil
 }
@@ -76,6 +77,7 @@ func (d *discovery) run(ctx context.Context) error {
 	g.Go(ending(func() error { return d.remember(ctx) }))
 	g.Go(ending(func() error { return d.edge.Run(ctx) }))
 	g.Go(ending(func() error { return d.Models(ctx, d.pool.fleet.setLive) }))
+	g.Go(ending(func() error { return d.pool.followPins(ctx) }))
 	g.Go(ending(func() error { return d.Lock(ctx, "planner", d.name, d.plan) }))
 	g.Go(ending(func() error {
 		first := true
@@ -118,6 +120,9 @@ func (d *discovery) plan(ctx context.Context) {
 	for {
 		if err := d.ForgetEdges(ctx); err != nil && ctx.Err() == nil {
 			d.site.log.Warn("old histories stay", "error", err)
+		}
+		if err := d.pool.shared.forgetPins(ctx); err != nil && ctx.Err() == nil {
+			d.site.log.Warn("old pins stay", "error", err)
 		}
 		select {
 		case <-time.After(time.Hour):

@@ -33,12 +33,12 @@ type fleet struct {
 	served map[string]config.Model             // that some registration names, or has named, and nobody says more of
 	said   map[string]agent.Node               // what agents, and our own keeper, last said of their nodes
 	found  *consul.Catalogue                   // what Consul says
-	pins   map[string]time.Time                // models kept awake by hand, until when; zero: until they are unpinned
+	pins   map[string]pin                      // models kept awake by hand
 	wakes  map[string]map[string]time.Duration // how long wakes took before we started, by backend and tier
 }
 
 func newFleet(r *router.Router, file map[string]config.Model, log *slog.Logger) *fleet {
-	return &fleet{Router: r, log: log, file: file, pins: map[string]time.Time{}, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
+	return &fleet{Router: r, log: log, file: file, pins: map[string]pin{}, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
 }
 
 // Update takes over the models of a new file.
@@ -124,7 +124,9 @@ type lives struct {
 	links  *agent.Links     // nil: likewise
 	named  []string         // agents that the file names; fleet.mu guards it
 
-	repinning sync.Mutex // serialises what the keeper is told of models
+	shared    *sharedPins // nil: pins are this process's alone
+	repinning sync.Mutex  // serialises what the keeper is told of models; guards unpins
+	unpins    *time.Timer // when the next pin ends
 }
 
 // agents are those of the file, and those that Consul knows.

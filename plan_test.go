@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/hashicorp/consul/api"
 
 	"pilotlight/loadtest/realconsul"
 	"pilotlight/warmpool/planner"
@@ -16,6 +19,48 @@ import (
 type shownPlan struct {
 	Acts bool         `json:"acts"`
 	Plan planner.Plan `json:"plan"`
+}
+
+// A pin counts whichever edge is asked for it: the one that plans acts on it, all of them know it, and it outlives the one that was asked.
+func TestAPinAtAnEdgeThatDoesNotPlanCounts(t *testing.T) {
+	t.Parallel()
+	c := startConsul(t)
+	consul := "pool: {policy: 'fixed:idle=1s'}\n" + inConsul(c)
+	keepNode(t, t.TempDir(), freeAddr(t), consul+nodeOf(t, "a", sim{name: "org/m", model: "weight: 1", backend: "sleep: engine, slots: 8", args: "--load 50ms"}))
+	edge := func(name string) *pilotlight {
+		e := serve(t, t.TempDir(), "node: {name: "+name+"}\n"+consul)
+		eventually(t, "the edge knows the model", func() bool { return e.linked(t) == 1 })
+		return e
+	}
+	first := edge("first")
+	eventually(t, "the first edge plans", func() bool { s, _ := first.plan(t, "org/m"); return s.Acts })
+	second := edge("second")
+	if s, _ := second.plan(t, "org/m"); s.Acts {
+		t.Fatal("both edges plan")
+	}
+	pinned := func(e *pilotlight) bool { return e.model(t, "org/m").Pinned != nil }
+	second.run(t, "pin", "org/m")
+	eventually(t, "the other edge knows of the pin", func() bool { return pinned(first) })
+	first.await(t, "org/m", "ready")
+	second.end(t, syscall.SIGTERM)
+	third := edge("third")
+	eventually(t, "an edge that comes later knows of it", func() bool { return pinned(third) })
+	if got := first.backend(t, "org/m").State; got != "ready" {
+		t.Errorf("the pinned backend is %s", got)
+	}
+	third.run(t, "unpin", "org/m")
+	eventually(t, "the pin is gone everywhere", func() bool { return !pinned(first) && !pinned(third) })
+	first.await(t, "org/m", "asleep")
+	third.run(t, "pin", "org/m", "--for", "1s")
+	first.await(t, "org/m", "ready")
+	eventually(t, "the pin ends by itself", func() bool { return !pinned(first) && !pinned(third) })
+	first.await(t, "org/m", "asleep")
+	if _, err := c.API(0).KV().Put(&api.KVPair{Key: "pilotlight/pins/x", Value: []byte("nonsense")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a bad pin is said", func() bool {
+		return strings.Contains(string(first.run(t, "status")), "the pin at pins/x is not taken over")
+	})
 }
 
 // plan is an edge's plan of a model's first backend.

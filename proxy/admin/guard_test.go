@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -144,9 +145,12 @@ func TestTheDashboardAsksNoOtherHost(t *testing.T) {
 // pinned are pins that a test looks at.
 type pinned map[string]time.Time
 
-func (p pinned) Pin(model string, until time.Time) error { p[model] = until; return nil }
-func (p pinned) Unpin(model string)                      { delete(p, model) }
-func (p pinned) Pinned(model string) (time.Time, bool)   { t, is := p[model]; return t, is }
+func (p pinned) Pin(_ context.Context, model string, until time.Time) error {
+	p[model] = until
+	return nil
+}
+func (p pinned) Unpin(_ context.Context, model string) error { delete(p, model); return nil }
+func (p pinned) Pinned(model string) (time.Time, bool)       { t, is := p[model]; return t, is }
 
 func TestPinsAreShownAndTakenAway(t *testing.T) {
 	pins := pinned{}

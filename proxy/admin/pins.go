@@ -14,9 +14,9 @@ import (
 // Pins keep models awake by hand. All that is said of a model is by its own name.
 type Pins interface {
 	// Pin keeps a model awake until then; the zero time: until Unpin. A later pin takes the place of one before.
-	Pin(model string, until time.Time) error
+	Pin(ctx context.Context, model string, until time.Time) error
 	// Unpin takes the pin away, if there is one.
-	Unpin(model string)
+	Unpin(ctx context.Context, model string) error
 	// Pinned says until when a model is pinned, and whether it is.
 	Pinned(model string) (until time.Time, pinned bool)
 }
@@ -40,20 +40,20 @@ func (o *Options) pin(w http.ResponseWriter, r *http.Request) {
 		}
 		until = time.Now().Add(d)
 	}
-	o.move(w, r, func(_ context.Context, model string) error {
+	o.move(w, r, func(ctx context.Context, model string) error {
 		if o.Pins == nil {
 			return errors.New("nothing can be pinned here")
 		}
-		return o.Pins.Pin(model, until)
+		return o.Pins.Pin(ctx, model, until)
 	})
 }
 
 func (o *Options) unpin(w http.ResponseWriter, r *http.Request) {
-	o.move(w, r, func(_ context.Context, model string) error {
-		if o.Pins != nil {
-			o.Pins.Unpin(model)
+	o.move(w, r, func(ctx context.Context, model string) error {
+		if o.Pins == nil {
+			return nil
 		}
-		return nil
+		return o.Pins.Unpin(ctx, model)
 	})
 }
 

@@ -71,7 +71,7 @@ func moves() []route {
 		{"POST", "/api/sleep/{model...}", false, "Put a model to sleep, once it has finished what it does.", nil, "", asJSON, dismiss(false)},
 		{"POST", "/api/stop/{model...}", false, "Stop a model's backends, once they have finished what they do.", nil, "", asJSON, dismiss(true)},
 		{
-			"POST", "/api/pin/{model...}", false, "Keep one backend of a model awake, and all that are awake, whatever is planned, until it is unpinned or the edge ends.",
+			"POST", "/api/pin/{model...}", false, "Keep one backend of a model awake, and all that are awake, whatever is planned, until it is unpinned, or the edge ends where there is no Consul.",
 			[]parameter{{"for", "For how long, as in 2h. Default: until it is unpinned."}},
 			"", asJSON, (*Options).pin,
 		},

@@ -46,5 +46,23 @@ func (c *Client) Folder(ctx context.Context, name string, changed func(map[strin
 	return context.Cause(ctx)
 }
 
+// Put writes a value at PREFIX/name.
+func (c *Client) Put(ctx context.Context, name string, value []byte) error {
+	key := c.cfg.Prefix + "/" + name
+	return c.do(ctx, request{"write " + key, `key:write for "` + key + `"`}, askTime, func(ctx context.Context) error {
+		_, err := c.api.KV().Put(&api.KVPair{Key: key, Value: value}, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
+}
+
+// Delete takes the value at PREFIX/name away, if there is one.
+func (c *Client) Delete(ctx context.Context, name string) error {
+	key := c.cfg.Prefix + "/" + name
+	return c.do(ctx, request{"delete " + key, `key:write for "` + key + `"`}, askTime, func(ctx context.Context) error {
+		_, err := c.api.KV().Delete(key, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
+}
+
 // Note says what is wrong with a value that was read, among the problems of Status; empty: nothing is.
 func (c *Client) Note(name, problem string) { c.note(c.cfg.Prefix+"/"+name, problem) }
