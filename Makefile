@@ -188,6 +188,8 @@ deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json deplo
 		echo "Chromium could not be installed; the tests of the dashboard will be skipped, and say so"
 	@command -v promtool prometheus > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus > /dev/null || true
+	@{ command -v zsh && command -v fish; } > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends zsh fish > /dev/null || true
 
 bin/ollama: deploy/ollama/go.mod deploy/ollama/go.sum
 	@echo "building Ollama, the model server of the end-to-end test; from nothing that takes some minutes"

@@ -69,7 +69,7 @@ func TestNamesThatMeanSomethingToAShellAreNotOffered(t *testing.T) {
 func TestBashCompletes(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("there is no bash here")
+		t.Fatal("there is no bash here, which the Makefile needs, too")
 	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "pilotlight"), []byte("#!/bin/sh\nshift 2\nprintf 'llama\\tready\\n<%s>\\n' \"$*\"\n"), 0o755); err != nil {
@@ -80,5 +80,71 @@ func TestBashCompletes(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if want := "llama,<wake la>,complete -F _pilotlight pilotlight\n"; err != nil || string(out) != want {
 		t.Errorf("%v: got %q, want %q", err, out, want)
+	}
+}
+
+// shell is a shell, with a pilotlight before all others in PATH that offers models and writes down with what else it is run.
+type shell struct {
+	*exec.Cmd
+	script string // the completion script
+	ran    string // a file
+}
+
+// inShell makes the shell called name run program, which finds the completion script in $SCRIPT. It is no failure that there is no such shell here.
+func inShell(t *testing.T, name, completion string, args ...string) *shell {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("there is no %s here; make deps installs it where it may", name)
+	}
+	dir := t.TempDir()
+	s := &shell{script: filepath.Join(dir, "script"), ran: filepath.Join(dir, "ran")}
+	const fake = `#!/bin/sh
+if [ "$1" = complete ]; then
+	shift 2
+	for last; do :; done
+	case "$last" in -*) printf '%s\n' '--json';; f*) echo ':files';; *) printf 'llama:8b\tready\n<%s>\tasleep\n' "$*";; esac
+else
+	printf '%s' "$*" > "$RAN.new" && mv "$RAN.new" "$RAN"
+fi
+`
+	for file, text := range map[string]string{filepath.Join(dir, "pilotlight"): fake, s.script: completion, filepath.Join(dir, "found.yaml"): ""} {
+		if err := os.WriteFile(file, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Cmd = exec.CommandContext(t.Context(), path, args...)
+	s.Dir = dir
+	s.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "SCRIPT="+s.script, "RAN="+s.ran, "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir, "TERM=dumb")
+	return s
+}
+
+// TestZshCompletes presses Tab in an interactive zsh, and looks at what is run then.
+func TestZshCompletes(t *testing.T) {
+	for typed, want := range map[string]string{"pilotlight wake ll\t": "wake llama:8b", "pilotlight wake --js\t": "wake --json", "pilotlight check fou\t": "check found.yaml"} {
+		s := inShell(t, "zsh", zshCompletion, "-f", "-c", `
+			zmodload zsh/zpty
+			zpty shell zsh -f -i
+			zpty -w shell 'autoload -Uz compinit && compinit -u -D && source $SCRIPT; print REA""DY'
+			zpty -r shell said '*READY*'
+			zpty -w shell "$TYPED"
+			zpty -w shell 'print DO""NE; exit'
+			zpty -r shell said '*DONE*'`)
+		s.Env = append(s.Env, "TYPED="+typed)
+		out, err := s.CombinedOutput()
+		if got, _ := os.ReadFile(s.ran); err != nil || string(got) != want {
+			t.Errorf("%q ran %q, want %q: %v\n%s", typed, got, want, err, out)
+		}
+	}
+}
+
+// TestFishCompletes asks fish what it would offer.
+func TestFishCompletes(t *testing.T) {
+	for line, want := range map[string]string{"pilotlight wake ll": "llama:8b\tready\n", "pilotlight wake --js": "--json\n", "pilotlight check fou": "found.yaml\n"} {
+		s := inShell(t, "fish", fishCompletion, "--no-config", "-c", "source $SCRIPT; complete -C $LINE")
+		s.Env = append(s.Env, "LINE="+line)
+		if out, err := s.CombinedOutput(); err != nil || string(out) != want {
+			t.Errorf("%q: %v, got %q, want %q", line, err, out, want)
+		}
 	}
 }

@@ -94,7 +94,7 @@ func (o *Options) status() Status {
 // plan answers with the plan.
 func (o *Options) plan(w http.ResponseWriter, _ *http.Request) {
 	if o.Planned == nil {
-		reply(w, http.StatusNotFound, problem{"nobody plans here"})
+		reply(w, http.StatusNotFound, Problem{"nobody plans here"})
 		return
 	}
 	reply(w, http.StatusOK, o.Plan())
@@ -104,7 +104,7 @@ func (o *Options) plan(w http.ResponseWriter, _ *http.Request) {
 func (o *Options) move(w http.ResponseWriter, r *http.Request, move func(context.Context, string) error) {
 	m, ok := o.Router.Model(r.PathValue("model"))
 	if !ok {
-		reply(w, http.StatusNotFound, problem{fmt.Sprintf("no model is called %q", r.PathValue("model"))})
+		reply(w, http.StatusNotFound, Problem{fmt.Sprintf("no model is called %q", r.PathValue("model"))})
 		return
 	}
 	began := time.Now()
@@ -114,7 +114,7 @@ func (o *Options) move(w http.ResponseWriter, r *http.Request, move func(context
 		if refusal, ok := errors.AsType[*router.Refusal](err); ok {
 			status = refusal.Status
 		}
-		reply(w, status, problem{err.Error()})
+		reply(w, status, Problem{err.Error()})
 		return
 	}
 	o.Log.Info("moved by hand", "path", r.URL.Path, "model", m.Name, "took", time.Since(began).String())
@@ -128,9 +128,9 @@ func (o *Options) route(w http.ResponseWriter, r *http.Request) {
 	e, ok := o.Router.Explain(model)
 	switch {
 	case model == "":
-		reply(w, http.StatusBadRequest, problem{"which model? /debug/route?model=MODEL"})
+		reply(w, http.StatusBadRequest, Problem{"which model? /debug/route?model=MODEL"})
 	case !ok:
-		reply(w, http.StatusNotFound, problem{fmt.Sprintf("no model is called %q", model)})
+		reply(w, http.StatusNotFound, Problem{fmt.Sprintf("no model is called %q", model)})
 	default:
 		reply(w, http.StatusOK, e)
 	}
@@ -142,17 +142,17 @@ const maxPolicy = 1 << 20
 // whatIf answers with the plan that another configuration would make. It changes nothing.
 func (o *Options) whatIf(w http.ResponseWriter, r *http.Request) {
 	if o.Planned == nil {
-		reply(w, http.StatusNotFound, problem{"nobody plans here"})
+		reply(w, http.StatusNotFound, Problem{"nobody plans here"})
 		return
 	}
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicy))
 	if err != nil {
-		reply(w, http.StatusRequestEntityTooLarge, problem{"the configuration is larger than 1MiB"})
+		reply(w, http.StatusRequestEntityTooLarge, Problem{"the configuration is larger than 1MiB"})
 		return
 	}
 	plan, err := o.WhatIf(text)
 	if err != nil {
-		reply(w, http.StatusBadRequest, problem{err.Error()})
+		reply(w, http.StatusBadRequest, Problem{err.Error()})
 		return
 	}
 	reply(w, http.StatusOK, plan)
@@ -171,8 +171,8 @@ func (o *Options) ready(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// problem is the body of every answer that is not a success.
-type problem struct {
+// Problem is the body of every answer that is not a success.
+type Problem struct {
 	Error string `json:"error"`
 }
 

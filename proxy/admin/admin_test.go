@@ -216,7 +216,7 @@ func TestAMoveThatFailsSaysWhy(t *testing.T) {
 		d := open(t)
 		d.lives.err = tt.err
 		status, body := d.say(t, http.MethodPost, "/api/stop/llama", nil)
-		var got problem
+		var got Problem
 		if err := json.Unmarshal([]byte(body), &got); err != nil || status != tt.status || got.Error != tt.body {
 			t.Errorf("%s: got %d %s, want %d %q", name, status, body, tt.status, tt.body)
 		}

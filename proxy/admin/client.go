@@ -92,7 +92,7 @@ func (c Client) send(ctx context.Context, method, path string, body io.Reader, i
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode/100 != 2 {
-		var p problem
+		var p Problem
 		if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || p.Error == "" {
 			return fmt.Errorf("%s %s: %s", method, path, answer.Status)
 		}

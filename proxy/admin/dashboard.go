@@ -18,7 +18,7 @@ func dashboard(_ *Options, w http.ResponseWriter, r *http.Request) {
 	}
 	text, err := fs.ReadFile(files, path.Join("dashboard", name))
 	if err != nil {
-		reply(w, http.StatusNotFound, problem{"the dashboard has no file of that name"})
+		reply(w, http.StatusNotFound, Problem{"the dashboard has no file of that name"})
 		return
 	}
 	kind := map[string]string{".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".mjs": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}[path.Ext(name)]

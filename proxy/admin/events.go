@@ -43,8 +43,8 @@ type picture struct {
 	order         []string                   // of recent, the latest first
 }
 
-// message is one event: everything at first, then what changed.
-type message struct {
+// Message is one event: everything at first, then what changed.
+type Message struct {
 	At       time.Time                  `json:"at"`
 	Snapshot bool                       `json:"snapshot,omitempty"`
 	Models   map[string]json.RawMessage `json:"models,omitempty"`
@@ -62,7 +62,7 @@ func (o *Options) events(w http.ResponseWriter, r *http.Request) {
 	to, ok := o.watch.join()
 	if !ok {
 		w.Header().Set("Retry-After", "10")
-		reply(w, http.StatusServiceUnavailable, problem{fmt.Sprintf("%d watch already, and more may not", maxWatchers)})
+		reply(w, http.StatusServiceUnavailable, Problem{fmt.Sprintf("%d watch already, and more may not", maxWatchers)})
 		return
 	}
 	defer o.watch.leave(to)
@@ -157,7 +157,7 @@ func (w *watch) look() []byte {
 	before := w.last
 	status := w.options.status()
 	w.last = w.take(&status)
-	m := message{At: time.Now(), Changes: w.changed(status.Models)}
+	m := Message{At: time.Now(), Changes: w.changed(status.Models)}
 	m.Models, m.Gone = differences(before.models, w.last.models)
 	m.Nodes, m.Lost = differences(before.nodes, w.last.nodes)
 	if !bytes.Equal(before.plan, w.last.plan) {
@@ -179,7 +179,7 @@ func (w *watch) look() []byte {
 
 // snapshot is all that is known. w.mu is held.
 func (w *watch) snapshot() []byte {
-	m := message{At: time.Now(), Snapshot: true, Models: w.last.models, Nodes: w.last.nodes, Plan: w.last.plan, Cost: w.last.cost, Changes: slices.Clone(w.changes)}
+	m := Message{At: time.Now(), Snapshot: true, Models: w.last.models, Nodes: w.last.nodes, Plan: w.last.plan, Cost: w.last.cost, Changes: slices.Clone(w.changes)}
 	for _, id := range w.last.order {
 		m.Recent = append(m.Recent, w.last.recent[id])
 	}
@@ -258,6 +258,6 @@ func encode(v any) json.RawMessage {
 }
 
 // event is a server-sent event. JSON has no line breaks.
-func event(name string, m message) []byte {
+func event(name string, m Message) []byte {
 	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", name, encode(m))
 }

@@ -43,12 +43,12 @@ func (w *watched) set(s router.State) {
 }
 
 // heard is the next message, nil where there is none.
-func heard(t *testing.T, from chan []byte) *message {
+func heard(t *testing.T, from chan []byte) *Message {
 	t.Helper()
 	select {
 	case text := <-from:
 		_, data, _ := strings.Cut(string(text), "data: ")
-		m := &message{}
+		m := &Message{}
 		if err := json.Unmarshal([]byte(data), m); err != nil {
 			t.Fatalf("%v: %s", err, text)
 		}

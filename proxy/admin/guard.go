@@ -45,17 +45,17 @@ func Guard(tokenFile string, open func(*http.Request) bool, next http.Handler) h
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if tokenFile == "" && !loopbackName(r.Host) {
-			reply(w, http.StatusForbidden, problem{"the admin port answers to loopback addresses only"})
+			reply(w, http.StatusForbidden, Problem{"the admin port answers to loopback addresses only"})
 			return
 		}
 		if err := http.NewCrossOriginProtection().Check(r); err != nil {
-			reply(w, http.StatusForbidden, problem{"the admin port takes no commands from pages of other sites"})
+			reply(w, http.StatusForbidden, Problem{"the admin port takes no commands from pages of other sites"})
 			return
 		}
 		if tokenFile != "" && !open(r) {
 			if err := checkToken(tokenFile, r.Header.Get("Authorization")); err != nil {
 				h.Set("WWW-Authenticate", `Bearer realm="pilotlight"`)
-				reply(w, http.StatusUnauthorized, problem{err.Error()})
+				reply(w, http.StatusUnauthorized, Problem{err.Error()})
 				return
 			}
 		}

@@ -6,12 +6,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 )
 
 const secret = "0123456789abcdef0123456789abcdef"
+
+var wild = regexp.MustCompile(`\{(\w+)(\.\.\.)?\}`)
 
 // locked is a desk that wants a token, and the file with that.
 func locked(t *testing.T) (*desk, string) {
@@ -173,5 +176,12 @@ func TestPinsAreShownAndTakenAway(t *testing.T) {
 	}
 	if status, _ := d.say(t, http.MethodPost, "/api/pin/nobody", nil); status != 404 {
 		t.Errorf("a model that there is not: %d, want 404", status)
+	}
+}
+
+func TestTheDocumentIsServed(t *testing.T) {
+	d := open(t)
+	if status, body := d.say(t, http.MethodGet, "/openapi.json", nil); status != 200 || body != document || !strings.Contains(body, `"openapi": "3.1.0"`) {
+		t.Errorf("/openapi.json answers %d and %d bytes, want the document", status, len(body))
 	}
 }

@@ -35,7 +35,7 @@ func (o *Options) pin(w http.ResponseWriter, r *http.Request) {
 	if text := r.URL.Query().Get("for"); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil || d <= 0 || d > maxPin {
-			reply(w, http.StatusBadRequest, problem{fmt.Sprintf("for=%s is no time to pin a model for; write one like 90s or 2h, of a year at most", text)})
+			reply(w, http.StatusBadRequest, Problem{fmt.Sprintf("for=%s is no time to pin a model for; write one like 90s or 2h, of a year at most", text)})
 			return
 		}
 		until = time.Now().Add(d)

@@ -59,6 +59,28 @@ func routes() []route {
 	}, append(moves(), debug()...)...)
 }
 
+// Route is what may be said of a route.
+type Route struct {
+	Method, Path string // as http.ServeMux takes them
+	Open         bool   // whoever reaches the port may ask, without the token
+	Says         string
+	Query        map[string]string // what its parameters are, by name
+	Body, Form   string            // media types of the request's body, if it has one, and of the answer
+}
+
+// Routes are all that there is on an edge's admin port, for whoever describes it.
+func Routes() []Route {
+	all := []Route{}
+	for _, r := range routes() {
+		query := map[string]string{}
+		for _, p := range r.query {
+			query[p.name] = p.says
+		}
+		all = append(all, Route{r.method, r.path, r.open, r.says, query, r.body, r.form})
+	}
+	return all
+}
+
 // moves are the routes that change something.
 func moves() []route {
 	dismiss := func(stop bool) func(*Options, http.ResponseWriter, *http.Request) {
@@ -100,5 +122,5 @@ func debug() []route {
 //go:embed openapi.json
 var document string
 
-// openAPI is the API's description in OpenAPI 3.1. A test makes it of routes.
+// openAPI is the API's description in OpenAPI 3.1. A test of main, which knows all types of what is answered, makes it of Routes.
 func openAPI() []byte { return []byte(document) }

@@ -16,15 +16,15 @@ func (o *Options) usage(w http.ResponseWriter, r *http.Request) {
 	q, err := queryOf(r.URL.Query())
 	switch {
 	case o.Ledger == nil:
-		reply(w, http.StatusNotFound, problem{"no ledger is kept here; ledger.keep is false"})
+		reply(w, http.StatusNotFound, Problem{"no ledger is kept here; ledger.keep is false"})
 		return
 	case err != nil:
-		reply(w, http.StatusBadRequest, problem{err.Error()})
+		reply(w, http.StatusBadRequest, Problem{err.Error()})
 		return
 	}
 	book, err := o.Ledger.Book(r.Context(), q)
 	if err != nil {
-		reply(w, http.StatusInternalServerError, problem{err.Error()})
+		reply(w, http.StatusInternalServerError, Problem{err.Error()})
 		return
 	}
 	reply(w, http.StatusOK, book)
