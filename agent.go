@@ -134,7 +134,7 @@ func keepNode(ctx context.Context, s site, link config.Link) error {
 	models, node := onNode(s.cfg.Node.Name, s.cfg.Models), eyes.discover(ctx, s.cfg.Node)
 
 	var keeper *warmpool.Keeper
-	gpuTime := meter.New()
+	gpuTime := meter.New("")
 	hub := agent.NewHub(agent.Options{
 		Meter: gpuTime,
 		Node:  node, Version: version(), Models: models, Keeper: func() agent.Keeper { return keeper },

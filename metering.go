@@ -33,15 +33,23 @@ type metering struct {
 	changed []proxy.Flight // room for them
 
 	mu       sync.Mutex // guards what follows
-	awaiting map[uint64]proxy.Flight
+	awaiting map[uint64]landed
 	settling int // whose share is being told
+}
+
+// landed is a flight that has ended and is not settled.
+type landed struct {
+	number                 uint64 // of its Visit
+	model, backend, tenant string
+	ended                  time.Time
+	most                   time.Duration // of GPUs that it can have taken
 }
 
 // self is the edge among those that report to its own meter.
 const self = "self"
 
 func newMetering(edge *proxy.Edge, pool *lives, node string, registry prometheus.Registerer) *metering {
-	m := &metering{edge: edge, own: meter.New(), links: pool.links, fleet: pool.fleet.Fleet, node: node, awaiting: map[uint64]proxy.Flight{}}
+	m := &metering{edge: edge, own: meter.New(self), links: pool.links, fleet: pool.fleet.Fleet, node: node, awaiting: map[uint64]landed{}}
 	pool.fleet.metered = m.told
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pilotlight_gpu_unsettled_requests", Help: "Requests that have ended and whose GPU time is not settled.",
@@ -84,7 +92,7 @@ func (m *metering) report(now time.Time) {
 	for i := range changed {
 		f := &changed[i]
 		if !f.Ended.IsZero() {
-			m.awaiting[f.ID] = *f
+			m.awaiting[f.ID] = landed{f.Number, f.Model, f.Backend, f.Tenant, f.Ended, f.Ended.Sub(f.Began) * time.Duration(f.Width)}
 		}
 		if m.links != nil && m.links.Has(f.Backend) {
 			theirs = append(theirs, f.Flight)
@@ -107,8 +115,8 @@ func (m *metering) settle(now time.Time, settle func(time.Time) meter.Result, ag
 	m.mu.Lock()
 	var late []meter.Settled
 	for id, f := range m.awaiting {
-		if now.Sub(f.Ended) >= ago {
-			late = append(late, meter.Settled{ID: id, GPU: f.Ended.Sub(f.Began) * time.Duration(f.Width), Method: meter.Wallclock, At: f.Ended})
+		if now.Sub(f.ended) >= ago {
+			late = append(late, meter.Settled{ID: id, GPU: f.most, Method: meter.Wallclock, At: f.ended})
 		}
 	}
 	m.mu.Unlock()
@@ -129,7 +137,7 @@ func (m *metering) told(node string, settled []meter.Settled, accounts []meter.A
 		if !waits {
 			continue
 		}
-		m.edge.Settled(proxy.Share{ID: f.Number, Model: f.Model, Backend: f.Backend, Tenant: f.Tenant, GPU: s.GPU, Joules: s.Joules, Method: s.Method, Final: true, At: s.At})
+		m.edge.Settled(proxy.Share{ID: f.number, Model: f.model, Backend: f.backend, Tenant: f.tenant, GPU: s.GPU, Joules: s.Joules, Method: s.Method, Final: true, At: s.At})
 		m.mu.Lock()
 		m.settling--
 		m.mu.Unlock()

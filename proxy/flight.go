@@ -127,7 +127,15 @@ func width(m *router.Model, b *router.Backend) int {
 	if n := len(b.GPUs); n > 0 {
 		return n
 	}
-	return max(b.Width, configured(&router.Lease{Model: m, Backend: b}).GPUs)
+	if b.Width > 0 {
+		return b.Width
+	}
+	for i := range m.Config.Backends {
+		if c := &m.Config.Backends[i]; c.Name == b.ID {
+			return c.GPUs
+		}
+	}
+	return 0
 }
 
 // Flights appends what has changed since it was last called: flights that have begun, of which something has come, or that have ended. It is for one
@@ -179,7 +187,7 @@ const attempts = 60
 
 // takes begins the flight of a request that has a slot now.
 func (v *visit) takes() {
-	if v.edge.flights == nil {
+	if v.edge.flights == nil || width(v.lease.Model, v.lease.Backend) == 0 { // what uses no GPU takes no time of one
 		return
 	}
 	f := &v.flight
@@ -197,15 +205,16 @@ func (v *visit) takes() {
 
 // gives ends it.
 func (v *visit) gives() {
-	if v.edge.flights != nil {
-		v.edge.flights.land(&v.flight, time.Since(v.flight.began), v.PromptTokens, v.Tokens)
+	if f := &v.flight; f.backend != nil {
+		v.edge.flights.land(f, time.Since(f.began), v.PromptTokens, v.Tokens)
+		f.backend = nil
 	}
 }
 
 // came notes a part of the answer.
 func (v *visit) came(data []byte) {
 	f := &v.flight
-	if v.edge.flights == nil || f.backend == nil {
+	if f.backend == nil {
 		return
 	}
 	if f.first.Load() == 0 {

@@ -9,10 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
-func metered(_ *rig, o *Options) { o.Metered = true }
+// metered has somebody measure what requests take of the one GPU that the model's backend uses.
+func metered(r *rig, o *Options) {
+	o.Metered = true
+	r.model.Backends = []config.Backend{{Name: "m-0", GPUs: 1, ConnectTime: config.Duration(dialTime)}}
+}
 
 // TestFlightsTellWhatWhoeverMetersHasToKnow: from the slot to the end, with what came when.
 func TestFlightsTellWhatWhoeverMetersHasToKnow(t *testing.T) {
@@ -88,7 +93,7 @@ func TestNoFlightIsLostAmongManyGoroutines(t *testing.T) {
 		for g := range goroutines {
 			all.Go(func() {
 				v := &visit{edge: e, intake: &intake{}}
-				v.lease = router.Lease{Backend: &router.Backend{ID: "b"}, Model: &router.Model{Name: "m"}}
+				v.lease = router.Lease{Backend: &router.Backend{ID: "b", Width: 1}, Model: &router.Model{Name: "m"}}
 				for i := range each {
 					v.id, v.attempts = uint64(g*each+i), 0
 					v.takes()
@@ -120,6 +125,17 @@ func TestNoFlightIsLostAmongManyGoroutines(t *testing.T) {
 		if e.flights.shards[i].open != nil {
 			t.Error("a flight is still open")
 		}
+	}
+}
+
+// TestWhatUsesNoGPUHasNoFlight: there is no time of one to divide.
+func TestWhatUsesNoGPUHasNoFlight(t *testing.T) {
+	v := &visit{edge: &Edge{flights: &flights{}}, intake: &intake{}}
+	v.lease = router.Lease{Backend: &router.Backend{ID: "b"}, Model: &router.Model{Name: "m", Config: config.Model{Backends: []config.Backend{{Name: "b"}}}}}
+	v.takes()
+	v.came([]byte("x"))
+	if v.gives(); len(v.edge.Flights(nil)) != 0 || v.edge.Landed() != 0 {
+		t.Error("it has one")
 	}
 }
 

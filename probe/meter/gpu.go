@@ -286,10 +286,13 @@ func (m *Meter) share(b *metered, w Window, known time.Time, each float64, alone
 func (b *metered) during(w Window) (requests []Request, whose []*flight) {
 	for _, f := range b.flights {
 		if f.Began.Before(w.To) && (f.Ended.IsZero() || f.Ended.After(w.From)) {
-			r := f.Request
-			r.ID = uint64(len(whose))
-			requests, whose = append(requests, r), append(whose, f)
+			whose = append(whose, f)
 		}
+	}
+	requests = make([]Request, len(whose))
+	for i, f := range whose {
+		requests[i] = f.Request
+		requests[i].ID = uint64(i)
 	}
 	return requests, whose
 }
@@ -365,28 +368,24 @@ func (m *Meter) clock(b *metered, from, until time.Time) {
 
 // union is for how long of a time a backend had something in flight.
 func (b *metered) union(from, to time.Time) (all time.Duration) {
-	type span struct{ from, to time.Time }
-	var spans []span
+	type span struct{ from, to time.Duration } // after from
+	long := to.Sub(from)
+	spans := make([]span, 0, len(b.flights))
 	for _, f := range b.flights {
-		s := span{f.Began, orElse(f.Ended, to)}
-		if s.from.Before(from) {
-			s.from = from
+		s := span{max(0, f.Began.Sub(from)), long}
+		if !f.Ended.IsZero() {
+			s.to = min(long, f.Ended.Sub(from))
 		}
-		if s.to.After(to) {
-			s.to = to
-		}
-		if s.to.After(s.from) {
+		if s.to > s.from {
 			spans = append(spans, s)
 		}
 	}
-	slices.SortFunc(spans, func(a, b span) int { return a.from.Compare(b.from) })
-	at := from
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	at := time.Duration(0)
 	for _, s := range spans {
-		if s.from.After(at) {
-			at = s.from
-		}
-		if s.to.After(at) {
-			all += s.to.Sub(at)
+		at = max(at, s.from)
+		if s.to > at {
+			all += s.to - at
 			at = s.to
 		}
 	}

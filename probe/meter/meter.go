@@ -91,6 +91,7 @@ type Meter struct {
 	gpus     map[int]*gpu
 	method   string    // of the looks
 	held     time.Time // up to when memory has been accounted for
+	self     string    // the edge that never speaks of a flight again once it has said that it ended
 }
 
 // edge is who reports.
@@ -138,9 +139,10 @@ type metered struct {
 	byClock bool      // they are, since its GPUs cannot be seen
 }
 
-// New makes a meter that knows nothing.
-func New() *Meter {
-	return &Meter{edges: map[string]*edge{}, backends: map[string]*metered{}, gpus: map[int]*gpu{}}
+// New makes a meter that knows nothing. The edge named self, if there is one, is of the same process, and says of each flight once that it ended; what the others
+// say may come again.
+func New(self string) *Meter {
+	return &Meter{self: self, edges: map[string]*edge{}, backends: map[string]*metered{}, gpus: map[int]*gpu{}}
 }
 
 // Know says which backends there are. It replaces all that was said before.
@@ -316,7 +318,9 @@ func (m *Meter) finish(until time.Time, r *books) map[string][]Settled {
 			all[f.edge] = append(all[f.edge], Settled{ID: f.ID, GPU: f.gpu, Joules: f.joules, Method: cmp.Or(f.method, Wallclock), At: orElse(f.at, f.Ended)})
 			if e := m.edges[f.edge]; e != nil {
 				delete(e.flights, f.ID)
-				e.done[0][f.ID] = struct{}{}
+				if f.edge != m.self {
+					e.done[0][f.ID] = struct{}{}
+				}
 			}
 			return true
 		})

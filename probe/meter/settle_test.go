@@ -54,7 +54,7 @@ func (g *given) sum() (all time.Duration) {
 }
 
 func TestWhatIsMeasuredGoesToRequestsWakesAndIdleBackends(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	on := []Backend{{ID: "a", Model: "A", GPUs: []int{0}, Waking: true, Memory: 40 << 30}}
 	m.Know(on)
 	m.See(gpuAt(0, 0, 0))
@@ -92,7 +92,7 @@ func TestWhatIsMeasuredGoesToRequestsWakesAndIdleBackends(t *testing.T) {
 }
 
 func TestBackendsOnOneGPUAndOthersHaveWhatTheirProcessesHad(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	m.Know([]Backend{{ID: "a", GPUs: []int{0}, PID: 1 << 28, Memory: 1}, {ID: "b", GPUs: []int{0}, PID: 1<<28 + 1, Memory: 1}})
 	processes := []probe.Process{{PID: 1 << 28, Busy: 0.4}, {PID: 1<<28 + 1, Busy: 0.2}, {PID: 1<<28 + 2, Busy: 0.2}}
 	m.See(gpuAt(0, 0, -1))
@@ -110,7 +110,7 @@ func TestBackendsOnOneGPUAndOthersHaveWhatTheirProcessesHad(t *testing.T) {
 }
 
 func TestWithoutADriverTheClockCounts(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	m.Know([]Backend{{ID: "a", Width: 2}})
 	m.Report("e", at(200), []Flight{{ID: 1, Backend: "a", Began: at(0)}})
 	g.take(m.Settle(at(700)))
@@ -122,7 +122,7 @@ func TestWithoutADriverTheClockCounts(t *testing.T) {
 }
 
 func TestAtTheEndAllIsGivenOutAndNoMemoryOfLater(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	m.Know([]Backend{{ID: "a", Width: 1, Memory: 8}})
 	g.take(m.Settle(at(0)))
 	m.Report("e", at(1000), []Flight{{ID: 1, Backend: "a", Began: at(200), Ended: at(1000)}})
@@ -132,7 +132,7 @@ func TestAtTheEndAllIsGivenOutAndNoMemoryOfLater(t *testing.T) {
 }
 
 func TestADriverThatFallsSilentIsReplacedByTheClockAndCountsNothingTwice(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	m.Know([]Backend{{ID: "a", GPUs: []int{0}, Memory: 1}})
 	m.See(gpuAt(0, 0, -1))
 	m.See(gpuAt(1000, time.Second, -1))
@@ -152,7 +152,7 @@ func TestADriverThatFallsSilentIsReplacedByTheClockAndCountsNothingTwice(t *test
 }
 
 func TestAnEdgeThatIsGoneLeavesItsShareToNobody(t *testing.T) {
-	m, g := New(), newGiven()
+	m, g := New("self"), newGiven()
 	m.Know([]Backend{{ID: "a", GPUs: []int{0}, Memory: 1}})
 	m.See(gpuAt(0, 0, -1))
 	m.Report("e", at(100), []Flight{{ID: 1, Backend: "a", Began: at(0)}})
@@ -174,7 +174,7 @@ func FuzzAllThatIsMeasuredIsGivenOut(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		m, g := New(), newGiven()
+		m, g := New("self"), newGiven()
 		backends := []Backend{{ID: "a", GPUs: []int{0}, PID: 1 << 28, Memory: 1}, {ID: "b", GPUs: []int{0}, PID: 1<<28 + 1, Memory: 1}, {ID: "c", GPUs: []int{0, 1}, Memory: 2}}
 		var ran [2]time.Duration
 		open := map[string]map[uint64]Flight{"x": {}, "y": {}}

@@ -58,7 +58,7 @@ type testEdge struct {
 
 // newLab makes one in a bubble, with a backend of two slots, n/m-0, and what else the test names.
 func newLab(t *testing.T, edges int, backends ...router.Backend) *lab {
-	l := &lab{t: t, file: t.TempDir() + "/edges.json", meter: meter.New()}
+	l := &lab{t: t, file: t.TempDir() + "/edges.json", meter: meter.New("")}
 	t.Cleanup(l.ends.Wait)
 	if len(backends) == 0 {
 		backends = []router.Backend{{ID: "n/m-0", Model: "m", Slots: 2}}
