@@ -14,12 +14,15 @@ type inbound struct {
 	reader  *bufio.Reader
 }
 
+// usualHead is how large a head may be to be read without a buffer of its own.
+const usualHead = 8 << 10
+
 // takeIn gives an inbound that is like new.
 func (e *Edge) takeIn() *inbound {
 	if in, ok := e.inbounds.Get().(*inbound); ok {
 		return in
 	}
-	return &inbound{reader: bufio.NewReaderSize(nil, int(e.limits.Header))} // fasthttp wants to see a header as a whole
+	return &inbound{reader: bufio.NewReaderSize(nil, usualHead)}
 }
 
 // putBack keeps an inbound for another request.
@@ -64,12 +67,16 @@ func (c *conn) readRequest(in *inbound) error {
 	if err := c.readHead(); err != nil {
 		return err
 	}
-	in.reader.Reset(c)
-	if err := h.Read(in.reader); err != nil {
+	r := in.reader
+	if c.gate.ahead > r.Size() { // fasthttp wants to see a head as a whole
+		r = bufio.NewReaderSize(nil, c.gate.ahead)
+	}
+	r.Reset(c)
+	if err := h.Read(r); err != nil {
 		return err
 	}
 	if n := int64(h.ContentLength()); n > int64(limits.BodyHeld) && n <= int64(limits.Body) && namedWithoutBody(h) {
 		h.SetContentLength(0) // it is not to be held: see visit.readsOn
 	}
-	return in.request.ContinueReadBody(in.reader, int(limits.Body), false)
+	return in.request.ContinueReadBody(r, int(limits.Body), false)
 }
