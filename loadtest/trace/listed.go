@@ -132,6 +132,7 @@ const bytesOfToken = 4
 func readAccessLog(r io.Reader) (*Trace, error) {
 	var all []Arrival
 	var first time.Time
+	missing := int64(0)
 	err := lines(r, func(line []byte) error {
 		if !bytes.Contains(line, []byte(`"msg":"request"`)) {
 			return nil
@@ -143,11 +144,12 @@ func readAccessLog(r io.Reader) (*Trace, error) {
 			Total  float64 `json:"total_ms"`
 			Waited float64 `json:"waited_ms"`
 			In     int64   `json:"bytes_in"`
+			Out    int64   `json:"left_out"` // requests before it that have no line
 		}
 		if err := json.Unmarshal(line, &in); err != nil {
 			return err
 		}
-		if in.Model == "" {
+		if missing += in.Out; in.Model == "" {
 			return nil // it was refused for naming none
 		}
 		if !(in.Total >= 0 && in.Total < maxSeconds*1000 && in.Waited >= 0 && in.Waited < maxSeconds*1000) {
@@ -161,5 +163,8 @@ func readAccessLog(r io.Reader) (*Trace, error) {
 			At: at, Client: in.Client, Model: in.Model, Took: time.Duration(max(0, in.Total-in.Waited) * float64(time.Millisecond)), Prompt: int(min(max(in.In, 0)/bytesOfToken, maxTokens)),
 		})
 	})
+	if err == nil && missing > 0 {
+		err = fmt.Errorf("%d requests are not in it, which log.sample left out; what was asked for is only known where all have a line", missing)
+	}
 	return listed(AccessLog, first, all), err
 }

@@ -166,9 +166,10 @@ func TestWhatIsNoRecordingIsRefused(t *testing.T) {
 		serveGen + "a,NaN,1,1\n":                                    `line 5: "NaN" is no time`,
 		serveGen + "a,1,1,1e99\n":                                   `line 5: "1e99" is no number of requests`,
 		functions + "C,z,1,2,3\nD,z,1,x,3\n":                        `line 5: "x" is no number`,
-		`{"msg":"serving"}` + "\n":                                  "there is no request in it",
-		`{"msg":"request"}` + "\n{\"msg\":\"request\",":             "line 2",
-		"\x1f\x8b broken":                                           "decompress",
+		`{"time":"2026-01-01T00:00:09Z","msg":"request","model":"b","total_ms":1,"left_out":99}` + "\n": "99 requests are not in it, which log.sample left out",
+		`{"msg":"serving"}` + "\n":                      "there is no request in it",
+		`{"msg":"request"}` + "\n{\"msg\":\"request\",": "line 2",
+		"\x1f\x8b broken":                               "decompress",
 	} {
 		if _, err := Read(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: the error is %v, want one with %q", text, err, want)
