@@ -94,7 +94,22 @@ func (a *access) set(of *[]keys.Key, all []keys.Key) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	*of = all
-	a.Set(slices.Concat(a.consul, a.file))
+	a.Set(slices.Concat(a.file, a.consul))
+}
+
+// gone revokes keys that are no more in Consul, unless the file has them too.
+func (a *access) gone(ids []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	none := map[string]bool{}
+	for _, id := range ids {
+		none[id] = true
+	}
+	a.consul = slices.DeleteFunc(slices.Clone(a.consul), func(k keys.Key) bool { return none[k.ID] })
+	for i := range a.file {
+		delete(none, a.file[i].ID)
+	}
+	a.Revoke(slices.Collect(maps.Keys(none))...)
 }
 
 // run follows the places until ctx ends.
@@ -112,7 +127,7 @@ func (a *access) run(ctx context.Context, c *consul.Client) {
 	if a.cfg.Consul {
 		k := inConsul{note: c.Note, good: map[string]kept{}, bad: map[string]bool{}}
 		following.Go(func() {
-			_ = c.Folder(ctx, "keys", func(values map[string][]byte) { a.set(&a.consul, k.take(values)) }) // it ends when ctx does
+			_ = c.Folder(ctx, "keys", a.gone, func(values map[string][]byte) { a.set(&a.consul, k.take(values)) }) // it ends when ctx does
 		})
 	}
 	following.Wait()

@@ -143,7 +143,7 @@ func (s *sharedPins) unpin(ctx context.Context, model string) error {
 
 // followPins takes over the pins of all edges until ctx ends.
 func (l *lives) followPins(ctx context.Context) error {
-	return l.shared.Folder(ctx, pinsFolder, func(values map[string][]byte) {
+	return l.shared.Folder(ctx, pinsFolder, nil, func(values map[string][]byte) {
 		pins := l.shared.read(values)
 		l.fleet.mu.Lock()
 		l.fleet.pins = pins
@@ -188,7 +188,7 @@ func (s *sharedPins) forgetPins(ctx context.Context) error {
 	once, stop := context.WithCancel(ctx)
 	defer stop()
 	var errs []error
-	_ = s.Folder(once, pinsFolder, func(values map[string][]byte) { // it ends when once does
+	_ = s.Folder(once, pinsFolder, nil, func(values map[string][]byte) { // it ends when once does
 		for key, text := range values {
 			var p pin
 			if json.Unmarshal(text, &p) == nil && p.over(time.Now()) {

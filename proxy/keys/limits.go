@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pilotlight/router"
@@ -22,6 +23,7 @@ type Holder struct {
 	next     *Holder
 	until    int64 // Unix time in nanoseconds; 0: for ever
 	sum      [sha256.Size]byte
+	revoked  atomic.Bool
 	kind     kind
 	priority router.Priority
 }

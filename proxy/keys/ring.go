@@ -32,12 +32,15 @@ func NewRing() *Ring {
 	return r
 }
 
-// Set replaces the keys. What a key has used of its limits stays used.
+// Set replaces the keys. What a key has used of its limits stays used. Of several with one ID the first counts.
 func (r *Ring) Set(keys []Key) {
 	was := r.held.Load()
 	next := &held{byHash: make(map[uint64]*Holder, len(keys)), byCertificate: map[string]*Holder{}, byID: make(map[string]*Holder, len(keys))}
 	same := map[string][]glob{}
 	for _, k := range keys {
+		if next.byID[k.ID] != nil {
+			continue
+		}
 		used := &Used{}
 		if before := was.byID[k.ID]; before != nil {
 			used = before.used
@@ -65,6 +68,16 @@ func beginning(sum *[sha256.Size]byte) uint64 { return binary.NativeEndian.Uint6
 // Len is how many keys there are.
 func (r *Ring) Len() int { return len(r.held.Load().byID) }
 
+// Revoke has keys count no more, at once, whatever Set takes. They come back only with Set.
+func (r *Ring) Revoke(ids ...string) {
+	held := r.held.Load()
+	for _, id := range ids {
+		if h := held.byID[id]; h != nil {
+			h.revoked.Store(true)
+		}
+	}
+}
+
 // Find is whose a key is.
 func (r *Ring) Find(secret []byte, now time.Time) (*Holder, *router.Refusal) {
 	if len(secret) == 0 {
@@ -76,7 +89,7 @@ func (r *Ring) Find(secret []byte, now time.Time) (*Holder, *router.Refusal) {
 		h = h.next
 	}
 	switch {
-	case h == nil:
+	case h == nil, h.revoked.Load():
 		return nil, Unauthorized("the API key is not known here")
 	case h.expired(now):
 		return nil, Unauthorized("the API key " + h.ID + " has expired")
@@ -89,7 +102,7 @@ func (r *Ring) Certified(names []string, now time.Time) (*Holder, *router.Refusa
 	all := r.held.Load().byCertificate
 	for _, name := range names {
 		switch h := all[name]; {
-		case h == nil:
+		case h == nil, h.revoked.Load():
 		case h.expired(now):
 			return nil, Unauthorized("the certificate " + h.ID + " has expired here")
 		default:

@@ -32,7 +32,8 @@ type fake struct {
 	kv       uint64 // index of the keys
 	away     bool
 	filtered bool
-	asked    []string // paths
+	slow     time.Duration // that it takes to answer with values
+	asked    []string      // paths
 	changed  chan struct{}
 }
 
@@ -105,7 +106,10 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 		f.mu.Lock()
 		away, changed := f.away, f.changed
 		index, body := f.read(r.URL.Path)
-		filtered := f.filtered
+		if query.Has("keys") {
+			body = f.keyNames()
+		}
+		filtered, slow := f.filtered, f.slow
 		f.mu.Unlock()
 		if away {
 			return nil, errors.New("connection refused")
@@ -115,6 +119,13 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 			case <-changed:
 				continue
 			case <-limit:
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		}
+		if slow > 0 && strings.HasPrefix(r.URL.Path, "/v1/kv/") && !query.Has("keys") {
+			select {
+			case <-time.After(slow):
 			case <-r.Context().Done():
 				return nil, r.Context().Err()
 			}
@@ -150,6 +161,15 @@ func (f *fake) read(path string) (index uint64, body any) {
 		return f.kv, f.keys
 	}
 	panic("the fake Consul does not know " + path)
+}
+
+// keyNames are those of all keys. f.mu is held.
+func (f *fake) keyNames() []string {
+	all := []string{}
+	for _, pair := range f.keys {
+		all = append(all, pair.Key)
+	}
+	return all
 }
 
 // counted is how often a path was asked for since the last call.
