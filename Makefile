@@ -100,6 +100,10 @@ gpu-check: ## On a machine with an NVIDIA GPU and PyTorch: what is seen of it, b
 bench-leave: ## How soon a model server sees that a client left, while 5,000 streams are open
 	@go run ./loadtest/benchleave $(ARGS)
 
+.PHONY: bench-revoke
+bench-revoke: bin/consul ## How soon a revoked key of 100,000 is refused on every edge, from a file and from Consul
+	@go run ./loadtest/benchrevoke $(ARGS)
+
 .PHONY: soak-edge
 soak-edge: ## Everything at once for a minute (ARGS="-for 20m"): no answer goes astray, nothing is left
 	@go run ./loadtest/soakedge $(ARGS)

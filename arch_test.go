@@ -63,6 +63,7 @@ func layout() map[string][]string {
 		"loadtest/tracecheck":       {"loadtest/edge", "probe/proc"},
 		"loadtest/benchleave":       {"loadtest/edge"},
 		"loadtest/benchproxy":       {"loadtest/edge"},
+		"loadtest/benchrevoke":      {"loadtest/edge", "loadtest/realconsul", "proxy/keys"},
 		"loadtest/soakedge":         {"loadtest/edge"},
 		"deploy/tinymodel":          {},
 		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
@@ -85,7 +86,7 @@ func fences() map[string][]string {
 		"github.com/bufbuild/protocompile":        {"loadtest/grpcsim"},
 		"github.com/go-jose/go-jose/v4":           {"proxy/jwt"},
 		"github.com/google/shlex":                 {"config/foreign"},
-		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
+		"github.com/hashicorp/consul/api":         {"loadtest/benchconsul", "loadtest/benchrevoke", "loadtest/chaosconsul", "loadtest/realconsul", "router/consul"},
 		"github.com/hashicorp/golang-lru/v2":      {"proxy/jwt", "router"},
 		"github.com/invopop/jsonschema":           {}, // tests only
 		"github.com/prometheus/client_golang":     {".", "loadtest/modelsim", "proxy", "proxy/admin", "proxy/jwt", "proxy/trace", "router/consul"},

@@ -9,7 +9,7 @@ import (
 )
 
 // lookEvery is how often a file of keys is looked at: one that is revoked must stop within a second.
-const lookEvery = 250 * time.Millisecond
+const lookEvery = 100 * time.Millisecond
 
 // Follow hands the keys of a file on whenever it changes, until ctx ends. A file that is no good, or gone, changes nothing, and is said once.
 func Follow(ctx context.Context, file string, log *slog.Logger, take func([]Key)) {
