@@ -24,11 +24,11 @@ import (
 func main() {
 	jaeger := flag.String("jaeger", "bin/jaeger", "the Jaeger")
 	collector := flag.String("collector", "", "an OpenTelemetry collector to stand in front of it, which keeps some traces; default: none does")
-	drawing := flag.String("svg", "", "a file to draw the trace in")
+	hold := flag.Bool("hold", false, "say where Jaeger shows the trace, and let it run until it is interrupted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := check(ctx, *jaeger, *collector, *drawing); err != nil {
+	if err := check(ctx, *jaeger, *collector, *hold); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -52,7 +52,7 @@ const (
 	span   = "00f067aa0ba902b7"
 )
 
-func check(ctx context.Context, jaeger, collector, drawing string) error {
+func check(ctx context.Context, jaeger, collector string, hold bool) error {
 	dir, err := os.MkdirTemp("", "pilotlight-tracecheck-")
 	if err != nil {
 		return err
@@ -107,15 +107,14 @@ func check(ctx context.Context, jaeger, collector, drawing string) error {
 		return err
 	}
 	t.print(os.Stdout)
-	if drawing != "" {
-		if err := os.WriteFile(drawing, t.draw(), 0o644); err != nil {
-			return err
-		}
+	if err = t.check("qwen-14b"); err == nil && collector != "" {
+		err = checkKept(ctx, query, warm)
 	}
-	if err := t.check("qwen-14b"); err != nil || collector == "" {
-		return err
+	if hold && err == nil {
+		fmt.Printf("\n%s/trace/%s\n", query, client)
+		<-ctx.Done()
 	}
-	return checkKept(ctx, query, warm)
+	return err
 }
 
 // checkKept wants the collector to have kept both cold requests, and few of the others.

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"slices"
 	"strings"
@@ -146,49 +144,4 @@ func (t *tree) check(model string) error {
 		errs = append(errs, errors.New("the wait is not linked with the wake"))
 	}
 	return errors.Join(errs...)
-}
-
-// The picture: a row for each span.
-const (
-	rowHeight  = 22
-	nameWidth  = 300
-	chartWidth = 620
-)
-
-// draw makes a picture of the trace.
-func (t *tree) draw() []byte {
-	var rows []*jaegerSpan
-	depths := map[string]int{}
-	t.walk(func(s *jaegerSpan, depth int) { rows, depths[s.SpanID] = append(rows, s), depth })
-	var b bytes.Buffer
-	height := rowHeight * (len(rows) + 1)
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12"><rect width="100%%" height="100%%" fill="#fff"/>`+"\n",
-		nameWidth+chartWidth+90, height)
-	if len(rows) == 0 {
-		return append(b.Bytes(), "</svg>\n"...)
-	}
-	first, whole := rows[0].StartTime, float64(max(1, rows[0].Duration))
-	for i, s := range rows {
-		y := rowHeight*i + rowHeight/2
-		x := nameWidth + float64(s.StartTime-first)/whole*chartWidth
-		width := max(2, float64(s.Duration)/whole*chartWidth)
-		fmt.Fprintf(&b, `<text x="%d" y="%d">%s</text><rect x="%.1f" y="%d" width="%.1f" height="14" rx="2" fill="%s"/><text x="%.1f" y="%d" fill="#555">%.1f ms</text>`+"\n",
-			8+14*depths[s.SpanID], y+10, html.EscapeString(s.OperationName), x, y-1, width, colour(s.OperationName), x+width+6, y+10, float64(s.Duration)/1000)
-	}
-	b.WriteString("</svg>\n")
-	return b.Bytes()
-}
-
-func colour(name string) string {
-	switch first, _, _ := strings.Cut(name, " "); first {
-	case "gpu":
-		return "#2a9d5c"
-	case "wait":
-		return "#e0a030"
-	case "wake", "evict", "memory", "start", "weights", "first":
-		return "#d9663a"
-	case "upstream":
-		return "#4a7bd0"
-	}
-	return "#778"
 }
