@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -304,5 +305,64 @@ func BenchmarkReload(b *testing.B) {
 			b.Fatal(err)
 		}
 		ring.Set(all)
+	}
+}
+
+func TestARevokedKeyStopsAtOnceAndComesBackOnlyWithSet(t *testing.T) {
+	r := NewRing()
+	secret, a, _ := New(Key{ID: "a", Concurrency: 1})
+	other, twin, _ := New(Key{ID: "a"}) // of another place, with the same ID
+	cert := Key{ID: "c", Certificate: "name"}
+	all := []Key{a, twin, cert}
+	r.Set(all)
+	counts := func() [3]bool {
+		_, one := r.Find([]byte(secret), noon)
+		_, two := r.Find([]byte(other), noon)
+		_, three := r.Certified([]string{"other", "name"}, noon)
+		return [3]bool{one == nil, two == nil, three == nil}
+	}
+	before, _ := r.Find([]byte(secret), noon)
+	if got := counts(); got != [3]bool{true, false, true} {
+		t.Errorf("of two with one ID, and a certificate, these count: %v", got)
+	}
+	r.Set(slices.Clone(all))
+	if after, _ := r.Find([]byte(secret), noon); after != before {
+		t.Error("a key that has not changed is made anew")
+	}
+	r.Revoke("a", "c", "nobody")
+	if got := counts(); got != [3]bool{} {
+		t.Errorf("revoked, and these count: %v", got)
+	}
+	r.Set(all)
+	if got := counts(); got != [3]bool{true, false, true} {
+		t.Errorf("given back, and these count: %v", got)
+	}
+}
+
+func TestHashesWithTheSameBeginning(t *testing.T) {
+	var all []Key
+	var holders []*Holder
+	h := held{byHash: map[uint64]*Holder{}, byID: map[string]*Holder{}}
+	for i := range 3 {
+		k := Key{ID: fmt.Sprint(i)}
+		one := newHolder(k, nil, &Used{})
+		one.sum[31] = byte(i + 1)
+		h.byID[k.ID] = one
+		h.add(one)
+		all, holders = append(all, k), append(holders, one)
+	}
+	for round := range 2 {
+		found := map[string]bool{}
+		for one := h.byHash[0]; one != nil; one = one.next {
+			found[one.ID] = true
+		}
+		if len(found) != len(all) {
+			t.Errorf("round %d: %d of %d are found", round, len(found), len(all))
+		}
+		h = held{byHash: map[uint64]*Holder{}, byID: map[string]*Holder{}} // the same again, in another order
+		for _, one := range slices.Backward(holders) {
+			h.byID[one.ID] = one
+			h.add(one)
+		}
 	}
 }

@@ -1,10 +1,12 @@
 package keys
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,6 +63,19 @@ func newHolder(k Key, globs []glob, used *Used) *Holder {
 	}
 	h.priority, _ = k.Priority.of()
 	return h
+}
+
+// is says whether a holder is that of this key, which may have been read anew, and counts.
+func (h *Holder) is(k *Key) bool {
+	return !h.revoked.Load() && h.Hash == k.Hash && h.Certificate == k.Certificate && h.Tenant == cmp.Or(k.Tenant, k.ID) && h.Expires.Equal(k.Expires) && h.Key.Priority == k.Priority &&
+		h.Rate == k.Rate && h.Concurrency == k.Concurrency && h.Tokens == k.Tokens && slices.Equal(h.Models, k.Models)
+}
+
+// again is the same holder before another of those whose hashes have the same beginning.
+func (h *Holder) again(next *Holder) *Holder {
+	n := newHolder(h.Key, h.globs, h.used)
+	n.sum, n.next = h.sum, next
+	return n
 }
 
 func (h *Holder) expired(now time.Time) bool { return h.until != 0 && now.UnixNano() >= h.until }

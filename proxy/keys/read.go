@@ -3,8 +3,10 @@ package keys
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 )
 
@@ -14,63 +16,85 @@ func Read(in io.Reader) ([]Key, error) { return (&Reader{}).Read(in) }
 // Reader reads keys again and again. Lines that it has read before cost it little, so that one key of many is revoked at once.
 type Reader struct {
 	known map[string]*line // by what stands there
+	times int              // it has read
 }
 
+// line is one with a key.
 type line struct {
-	text string
-	key  Key
+	text  string
+	key   Key
+	read  int // when it was last seen: at which of the reader's times
+	where int // on which line, from 1
 }
 
 // Read is like the function Read.
 func (r *Reader) Read(in io.Reader) ([]Key, error) {
-	all := make([]Key, 0, len(r.known))
-	known := make(map[string]*line, len(r.known))
+	r.times++
+	all := make([]*line, 0, len(r.known))
+	var fresh []*line
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, maxLine)
-	seen := unique{make(map[string]int, len(r.known)), make(map[string]int, len(r.known))}
 	for n := 1; lines.Scan(); n++ {
 		text := bytes.TrimSpace(lines.Bytes())
 		if len(text) == 0 || text[0] == '#' {
 			continue
 		}
 		l := r.known[string(text)]
-		if l == nil {
+		switch {
+		case l == nil:
 			k, err := Parse(text)
 			if err != nil {
 				return nil, fmt.Errorf("line %d: %w", n, err)
 			}
-			l = &line{string(text), k}
+			l = &line{text: string(text), key: k}
+			fresh = append(fresh, l)
+		case l.read == r.times:
+			return nil, fmt.Errorf("line %d: the key %s is on line %d already", n, l.key.ID, l.where)
 		}
-		if err := seen.add(&l.key, n); err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+		l.read, l.where = r.times, n
+		if all = append(all, l); len(all) > maxKeys {
+			return nil, fmt.Errorf("line %d: there are more than %d keys", n, maxKeys)
 		}
-		known[l.text] = l
-		all = append(all, l.key)
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("after %d keys: %w", len(all), err)
 	}
-	r.known = known
-	return all, nil
+	if len(fresh) > 0 { // those of before have nothing in common
+		if err := unique(all); err != nil {
+			return nil, err
+		}
+	}
+	r.keep(fresh)
+	keys := make([]Key, len(all))
+	for i, l := range all {
+		keys[i] = l.key
+	}
+	return keys, nil
 }
 
-// unique are the lines of keys by their IDs and by what they show.
-type unique struct{ ids, shown map[string]int }
+// keep remembers the lines that were just read.
+func (r *Reader) keep(fresh []*line) {
+	if r.known == nil {
+		r.known = make(map[string]*line, len(fresh))
+	}
+	for _, l := range fresh {
+		r.known[l.text] = l
+	}
+	maps.DeleteFunc(r.known, func(_ string, l *line) bool { return l.read != r.times })
+}
 
-// add notes the key of a line. The error says why it may not be there.
-func (u *unique) add(k *Key, line int) error {
-	shows := k.Hash
-	if k.Certificate != "" {
-		shows = k.Certificate
-	}
-	if before, twice := u.ids[k.ID]; twice {
-		return fmt.Errorf("the key %s is on line %d already", k.ID, before)
-	}
-	if before, twice := u.shown[shows]; twice {
-		return fmt.Errorf("the key %s is the same as on line %d", k.ID, before)
-	}
-	if u.ids[k.ID], u.shown[shows] = line, line; len(u.ids) > maxKeys {
-		return fmt.Errorf("there are more than %d keys", maxKeys)
+// unique says which of the keys may not be there beside another.
+func unique(all []*line) error {
+	ids, shown := make(map[string]*line, len(all)), make(map[string]*line, len(all))
+	for _, l := range all {
+		if before := ids[l.key.ID]; before != nil {
+			return fmt.Errorf("line %d: the key %s is on line %d already", l.where, l.key.ID, before.where)
+		}
+		shows := cmp.Or(l.key.Certificate, l.key.Hash)
+		if before := shown[shows]; before != nil {
+			return fmt.Errorf("line %d: the key %s is the same as on line %d", l.where, l.key.ID, before.where)
+		}
+		ids[l.key.ID], shown[shows] = l, l
 	}
 	return nil
 }

@@ -41,26 +41,48 @@ func (r *Ring) Set(keys []Key) {
 		if next.byID[k.ID] != nil {
 			continue
 		}
-		used := &Used{}
-		if before := was.byID[k.ID]; before != nil {
-			used = before.used
+		before := was.byID[k.ID]
+		h := before
+		if before == nil || !before.is(&k) {
+			h = r.holder(k, before, same)
 		}
-		names := strings.Join(k.Models, "\x00")
-		if _, known := same[names]; !known {
-			same[names] = newGlobs(k.Models)
-		}
-		h := newHolder(k, same[names], used)
 		next.byID[k.ID] = h
 		if k.Certificate != "" {
-			h.kind = certificate
 			next.byCertificate[k.Certificate] = h
-			continue
+		} else {
+			next.add(h)
 		}
-		_, _ = hex.Decode(h.sum[:], []byte(k.Hash)) // it was checked
-		h.next = next.byHash[beginning(&h.sum)]
-		next.byHash[beginning(&h.sum)] = h
 	}
 	r.held.Store(next)
+}
+
+// holder is that of a key which has changed, or is new: then there is none before. Same are lists of models that others have too.
+func (*Ring) holder(k Key, before *Holder, same map[string][]glob) *Holder {
+	used := &Used{}
+	if before != nil {
+		used = before.used
+	}
+	names := strings.Join(k.Models, "\x00")
+	if _, known := same[names]; !known {
+		same[names] = newGlobs(k.Models)
+	}
+	h := newHolder(k, same[names], used)
+	if k.Certificate != "" {
+		h.kind = certificate
+	}
+	_, _ = hex.Decode(h.sum[:], []byte(k.Hash)) // it was checked
+	return h
+}
+
+// add takes in whoever has an API key.
+func (h *held) add(one *Holder) {
+	at := beginning(&one.sum)
+	first := h.byHash[at]
+	if one.next != first { // it may be in use, and have stood before another
+		one = one.again(first)
+		h.byID[one.ID] = one
+	}
+	h.byHash[at] = one
 }
 
 func beginning(sum *[sha256.Size]byte) uint64 { return binary.NativeEndian.Uint64(sum[:]) }
