@@ -14,7 +14,7 @@ node_prefix "" {
   policy = "read"
 }
 
-# Live models are read, locks and history are written, and the keys of services are touched when these change.
+# Live models and keys are read, locks, history and pins are written, and the keys of services are touched when these change.
 key_prefix "pilotlight/" {
   policy = "write"
 }
