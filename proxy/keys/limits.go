@@ -53,8 +53,19 @@ func NewHolder(k Key, used *Used) (*Holder, error) {
 	return h, nil
 }
 
+// newHolder makes a holder. If used is nil it has used nothing, and what it will use stands beside it in memory.
 func newHolder(k Key, globs []glob, used *Used) *Holder {
-	h := &Holder{Key: k, used: used, globs: globs}
+	var h *Holder
+	if used == nil {
+		both := &struct {
+			Holder
+			Used
+		}{}
+		h, used = &both.Holder, &both.Used
+	} else {
+		h = &Holder{}
+	}
+	h.Key, h.used, h.globs = k, used, globs
 	if h.Tenant == "" {
 		h.Tenant = h.ID
 	}

@@ -58,7 +58,7 @@ func (r *Ring) Set(keys []Key) {
 
 // holder is that of a key which has changed, or is new: then there is none before. Same are lists of models that others have too.
 func (*Ring) holder(k Key, before *Holder, same map[string][]glob) *Holder {
-	used := &Used{}
+	var used *Used
 	if before != nil {
 		used = before.used
 	}
