@@ -28,6 +28,13 @@ func TestEveryRefusalIsAsDocumented(t *testing.T) {
 		sim{name: "mistral-7b", args: "--load 50ms --step 1h"},
 	))
 	const path = "/v1/chat/completions"
+	locked := guard(t)
+	secret := locked.key(t, "team-a", "--model", "ours", "--rate", "1")
+	keyed := func(model, key string) func(*testing.T) reply {
+		return func(t *testing.T) reply {
+			return locked.call(t, post(path, chatBody(model, "hello"), "x-api-key: "+key)).reply(t)
+		}
+	}
 	body := func(body string, header ...string) func(*testing.T) reply {
 		return func(t *testing.T) reply { return p.call(t, post(path, body, header...)).reply(t) }
 	}
@@ -42,6 +49,10 @@ func TestEveryRefusalIsAsDocumented(t *testing.T) {
 		"The body is compressed":               body("\x1f\x8b", "Content-Encoding: gzip"),
 		"The model's name is too long":         body(`{"model":"` + strings.Repeat("m", 513) + `"}`),
 		"The body is over the limit":           p.tooLarge,
+		"No key is brought":                    keyed("ours", ""),
+		"The key is not known, or revoked":     keyed("ours", "wrong"),
+		"The key may not ask for the model":    keyed("theirs", secret),
+		"The key is over its limit":            overRate(keyed("ours", secret)),
 		"The line is full":                     p.lineFull,
 		"All lines together hold too much":     holdTooMuch,
 		"The wake failed":                      p.wakeFailed,
@@ -95,6 +106,17 @@ func (p *pilotlight) tooLarge(t *testing.T) reply {
 		t.Errorf("in chunks: got %d %s, want %d %s", chunked.status, chunked.body, whole.status, whole.body)
 	}
 	return whole
+}
+
+// overRate asks until it is refused.
+func overRate(ask func(*testing.T) reply) func(*testing.T) reply {
+	return func(t *testing.T) (got reply) {
+		eventually(t, "the key is over its limit", func() bool {
+			got = ask(t)
+			return got.status != 200
+		})
+		return got
+	}
 }
 
 func (p *pilotlight) lineFull(t *testing.T) reply {

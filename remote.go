@@ -47,7 +47,7 @@ func (c checkCmd) Run() error {
 
 // remote is how to reach a running pilotlight.
 type remote struct {
-	Admin     string `default:"127.0.0.1:8081" placeholder:"ADDR" help:"The admin port of the pilotlight to ask (${default})."`
+	Admin     string `default:"127.0.0.1:8081" env:"PILOTLIGHT_ADMIN" placeholder:"ADDR" help:"The admin port of the pilotlight to ask (${default})."`
 	TokenFile string `name:"admin-token-file" env:"PILOTLIGHT_ADMIN_TOKEN_FILE" type:"existingfile" placeholder:"FILE" help:"The file with the admin port's token, where it wants one. Default: the token is PILOTLIGHT_ADMIN_TOKEN of the environment."`
 	JSON      bool   `help:"Print JSON in place of a table."`
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -22,7 +23,7 @@ type usageCmd struct {
 	By    string   `default:"tenant,model" placeholder:"LIST" help:"What to tell apart: tenant, model, backend, edge, and one of minute, hour, day (of UTC), with commas (${default})."`
 	Since string   `default:"24h" placeholder:"TIME" help:"From when on: how long ago, as in 24h or 30d, or a time, as in 2026-11-01 or 2026-11-01T08:00:00Z (${default})."`
 	Until string   `placeholder:"TIME" help:"Until when, likewise. Default: now."`
-	Admin []string `sep:"none" placeholder:"ADDR" help:"The admin port of an edge; once for each edge, whose usage is added up. Default: 127.0.0.1:8081, unless files are given."`
+	Admin []string `sep:"none" placeholder:"ADDR" help:"The admin port of an edge; once for each edge, whose usage is added up. Default: PILOTLIGHT_ADMIN or 127.0.0.1:8081, unless files are given."`
 	JSON  bool     `xor:"form" help:"Print JSON in place of a table. Costs are in billionths of the currency."`
 	CSV   bool     `xor:"form" help:"Print comma-separated values in place of a table."`
 	Files []string `arg:"" optional:"" type:"existingfile" name:"FILE" help:"Ledgers of edges, as node.state_dir has them (ledger.db), also of those that do not run."`
@@ -98,7 +99,7 @@ func moment(text string, now time.Time) (time.Time, error) {
 // booksOf asks edges and reads files.
 func booksOf(ctx context.Context, edges, files []string, q ledger.Query) (ledger.Book, error) {
 	if len(edges) == 0 && len(files) == 0 {
-		edges = []string{"127.0.0.1:8081"}
+		edges = []string{cmp.Or(os.Getenv("PILOTLIGHT_ADMIN"), "127.0.0.1:8081")}
 	}
 	var books []ledger.Book
 	for _, addr := range edges {

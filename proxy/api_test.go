@@ -128,6 +128,10 @@ func refusals(t *testing.T) []struct {
 		{"The body is compressed", said(chat+"\nContent-Encoding: gzip", "\x1f\x8b")},
 		{"The model's name is too long", said(chat, `{"model":"`+strings.Repeat("m", maxName+1)+`"}`)},
 		{"The body is over the limit", no(413, router.BodyTooLarge, 0, "the body is larger than the limit of 1024 bytes")},
+		{"No key is brought", no(401, router.BadKey, 0, "the request has no API key; send it as Authorization: Bearer KEY, x-api-key or api-key")},
+		{"The key is not known, or revoked", no(401, router.BadKey, 0, "the API key is not known here")},
+		{"The key may not ask for the model", no(403, router.ModelForbidden, 0, "the API key team-a may not ask for theirs")},
+		{"The key is over its limit", no(429, router.RateLimited, time.Second, "the API key team-a has used its 1 requests per second")},
 		{"The line is full", no(429, router.LineFull, 12*time.Second, "the line for llama-8b is full; ask again later")},
 		{"All lines together hold too much", no(429, router.LineFull, 12*time.Second, "this edge holds as much for requests that wait as it may; ask again later")},
 		{"The wake failed", no(503, router.WakeFailed, 4*time.Second, "qwen-14b could not be woken: also after room was made for more: wake qwen-14b-0: it exited with status 1 after 1.2s: "+
