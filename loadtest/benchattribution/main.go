@@ -1,6 +1,6 @@
 // Command benchattribution compares the GPU time that package meter gives each request with the true one, in virtual time, and prints one line of JSON.
 //
-//	go run ./loadtest/benchattribution [--seconds 600] [--seeds 5]
+//	go run ./loadtest/benchattribution [--seconds 600] [--seeds 5] [--way 50ms]
 //
 // The truth is that of modelsim: the Shapley values of the engine's steps. Beside meter stand the two rules that people use: equal shares for all who are in
 // flight, and a price per token. Each rule divides the same windows, so that all of them give out the same sum.
@@ -42,6 +42,7 @@ type result struct {
 func main() {
 	seconds := flag.Int("seconds", 600, "how long requests come, in virtual time")
 	seeds := flag.Uint64("seeds", 5, "how many times each load is simulated, with other arrivals each time")
+	way := flag.Duration("way", 0, "how long what an edge says is on its way to the node, which takes it for what happens then")
 	flag.Parse()
 	if *seconds < 10 || *seeds < 1 {
 		fmt.Fprintln(os.Stderr, "--seconds must be 10 or more, and --seeds 1 or more")
@@ -49,21 +50,21 @@ func main() {
 	}
 	var results []result
 	for _, rate := range []float64{0.26, 2, 5, 9} {
-		results = append(results, average(rate, time.Duration(*seconds)*time.Second, *seeds))
+		results = append(results, average(rate, time.Duration(*seconds)*time.Second, *way, *seeds))
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(map[string]any{"samples_per_second": 6, "seconds": *seconds, "seeds": *seeds, "loads": results}); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(map[string]any{"samples_per_second": 6, "seconds": *seconds, "seeds": *seeds, "way_ms": way.Milliseconds(), "loads": results}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // average measures one load with every seed.
-func average(rate float64, long time.Duration, seeds uint64) (mean result) {
+func average(rate float64, long, way time.Duration, seeds uint64) (mean result) {
 	fields := func(r *result) []*float64 {
 		return []*float64{&r.Rate, &r.Requests, &r.Busy, &r.InFlight, &r.Error, &r.P90, &r.Equal, &r.Tokens, &r.Rest, &r.Missing}
 	}
 	for seed := range seeds {
-		one := measure(rate, long, seed+1)
+		one := measure(rate, long, way, seed+1)
 		for i, f := range fields(&one) {
 			*fields(&mean)[i] += *f / float64(seeds)
 		}
@@ -75,10 +76,13 @@ func average(rate float64, long time.Duration, seeds uint64) (mean result) {
 }
 
 // measure simulates one load and divides it by each rule.
-func measure(rate float64, long time.Duration, seed uint64) result {
+func measure(rate float64, long, way time.Duration, seed uint64) result {
 	line := arrivals(rate, long, rngOf(seed))
 	r := result{Rate: rate, Requests: float64(len(line))}
 	ws := windows(simulate(line), every)
+	for _, q := range line {
+		q.delay(way)
+	}
 	ours, equal, tokens := make([]float64, len(line)), make([]float64, len(line)), make([]float64, len(line))
 	var learner meter.Learner
 	var busy, given time.Duration
@@ -105,6 +109,14 @@ func measure(rate float64, long time.Duration, seed uint64) result {
 	r.Equal, _ = errors(line, equal)
 	r.Tokens, _ = errors(line, tokens)
 	return r
+}
+
+// delay has all of it be told so much later than it happens.
+func (q *sequence) delay(way time.Duration) {
+	q.Began, q.First, q.Ended = q.Began.Add(way), q.First.Add(way), q.Ended.Add(way)
+	for i := range q.Ticks {
+		q.Ticks[i].At = q.Ticks[i].At.Add(way)
+	}
 }
 
 // during is who was in flight in the window, as it was known when the window is divided.

@@ -11,7 +11,7 @@ func TestSharesAreNearTheTruth(t *testing.T) {
 		rate, most float64
 		seeds      uint64
 	}{{0.26, 2, 5}, {2, 5, 1}, {5, 8, 1}} {
-		r := average(c.rate, 600*time.Second, c.seeds)
+		r := average(c.rate, 600*time.Second, 0, c.seeds)
 		if r.Error > c.most {
 			t.Errorf("at %v requests per second, %.0f %% busy, shares are %v %% off; at most %v %% is promised", c.rate, r.Busy, r.Error, c.most)
 		}

@@ -167,7 +167,8 @@ func TestAnEdgeThatIsGoneLeavesItsShareToNobody(t *testing.T) {
 	}
 }
 
-// FuzzAllThatIsMeasuredIsGivenOut: random loads on two GPUs and three backends, looks and reports that come late or never, two edges of which one vanishes.
+// FuzzAllThatIsMeasuredIsGivenOut: random loads on two GPUs and three backends, looks and reports that come late or never, two edges of which one vanishes. What
+// edges say is as far off as a message is long on its way, one longer than another: what ended may even seem to have ended before it began.
 func FuzzAllThatIsMeasuredIsGivenOut(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
@@ -220,6 +221,13 @@ func FuzzAllThatIsMeasuredIsGivenOut(f *testing.F) {
 					}
 					said = append(said, f)
 				}
+				way := 0.0
+				if seed%2 == 1 {
+					way = 400 * rng.Float64() * rng.Float64()
+				}
+				for i := range said {
+					said[i].Began, said[i].First, said[i].Ended = off(said[i].Began, way, now), off(said[i].First, way, now), off(said[i].Ended, way, now)
+				}
 				if rng.IntN(10) > 0 {
 					m.Report(edge, at(now), said)
 				}
@@ -242,4 +250,15 @@ func FuzzAllThatIsMeasuredIsGivenOut(f *testing.F) {
 			t.Errorf("%d ns were measured, %d ns given out: %v", want, got, g.kinds)
 		}
 	})
+}
+
+// off is a time as a message says that was so many ms on its way and came then.
+func off(t time.Time, way, came float64) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	if t = t.Add(time.Duration(way * float64(time.Millisecond))); t.After(at(came)) {
+		return at(came)
+	}
+	return t
 }
