@@ -58,7 +58,24 @@ func newMetering(edge *proxy.Edge, pool *lives, node string, registry prometheus
 		defer m.mu.Unlock()
 		return float64(m.edge.Landed() + len(m.awaiting) + m.settling)
 	}))
+	if pool.links != nil {
+		registry.MustRegister(prometheus.CollectorFunc(func(to chan<- prometheus.Metric) { measureWays(pool.links.Nodes(), to) }))
+	}
 	return m
+}
+
+// measureWays tells how long messages to agents are on their way, which GPU time is off by, and by how much their clocks are.
+func measureWays(nodes []agent.NodeStatus, to chan<- prometheus.Metric) {
+	way := prometheus.NewDesc("pilotlight_link_way_seconds", "How long a message to a node's agent takes, about: what it is told of requests is taken to happen when it comes.", []string{"node"}, nil)
+	offset := prometheus.NewDesc("pilotlight_link_clock_offset_seconds", "By how much the clock of a node's agent is ahead of the edge's, about.", []string{"node"}, nil)
+	said := map[string]bool{} // an agent that moves to another address has two links for a moment
+	for i := range nodes {
+		if n := &nodes[i]; n.Link == agent.Linked && n.Name != "" && !said[n.Name] {
+			said[n.Name] = true
+			to <- prometheus.MustNewConstMetric(way, prometheus.GaugeValue, n.Way/1000, n.Name)
+			to <- prometheus.MustNewConstMetric(offset, prometheus.GaugeValue, n.Offset/1000, n.Name)
+		}
+	}
 }
 
 // run meters until ctx ends, when no request is left; then what is not settled is settled by what is known.

@@ -28,6 +28,8 @@ const (
 	patience = 5 * time.Second
 	// skew is how far an agent's clock may be off before its times are corrected. Less is not told from the way between.
 	skew = 100 * time.Millisecond
+	// slowWay is how long a message may be on its way before it is said that GPU time suffers: what an edge says is taken to happen when it comes.
+	slowWay = 50 * time.Millisecond
 )
 
 // Fleet is what a link tells and asks its edge. It calls Observe and Grant one at a time.
@@ -91,7 +93,10 @@ type Link struct {
 	sent    []time.Time
 	first   uint64 // Up.Count of sent[0]
 	flying  flying
-	book    Book // the last that was taken in, without what it holds
+	book    Book          // the last that was taken in, without what it holds
+	way     time.Duration // that a message takes, about
+	offset  time.Duration // of the agent's clock, ahead of ours, about
+	slow    bool          // way is long
 }
 
 // asking is somebody who waits for an answer.
@@ -280,6 +285,7 @@ func (l *Link) act(m *Down) {
 		l.sent, l.first = l.sent[m.Heard-l.first:], m.Heard
 		l.renew(at, m.Lease)
 		l.flying.heard(m.Heard)
+		l.gauge((now.Sub(at)-m.Held)/2, now.Sub(m.At))
 	}
 	switch {
 	case m.Node != nil || was != l.away:
@@ -303,6 +309,24 @@ func (l *Link) act(m *Down) {
 	l.settled(m)
 	if m.Node != nil || m.Slots != nil || m.Answers != nil || m.Settled != nil || m.Book != nil {
 		l.kick()
+	}
+}
+
+// gauge takes in how long a message was on its way, half of the way there and back, and by how much the agent's clock is behind, the way included. l.mu is held.
+func (l *Link) gauge(way, behind time.Duration) {
+	const weight = 8 // one message counts for an eighth: a process may have to wait for its processor
+	if way = max(0, way); l.way == 0 {
+		l.way = way
+	}
+	l.way += (way - l.way) / weight
+	l.offset = l.way - behind
+	switch slow := l.way > slowWay; {
+	case slow && !l.slow:
+		l.log.Warn("messages are long on their way: GPU time is not divided well among requests that are shorter than that", "way", l.way.String())
+		l.slow = true
+	case l.slow && l.way < slowWay/2:
+		l.log.Info("messages are no longer long on their way", "way", l.way.String())
+		l.slow = false
 	}
 }
 

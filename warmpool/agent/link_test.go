@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -25,6 +27,33 @@ func TestAnEdgeLearnsOfAChangeInTheTimeThatAMessageTakes(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestAnEdgeKnowsHowLongAMessageTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, 1)
+		time.Sleep(5 * time.Second)
+		if n := l.edges[0].links.Nodes()[0]; n.Way != 0.5 || n.Offset != 0 {
+			t.Errorf("a message takes %v ms, and the clock is %v ms ahead; want 0.5 and 0", n.Way, n.Offset)
+		}
+	})
+}
+
+func TestALinkOnWhichMessagesTakeLongIsSaidToBeSlow(t *testing.T) {
+	var log strings.Builder
+	l := &Link{log: slog.New(slog.NewTextHandler(&log, nil))}
+	for range 40 {
+		l.gauge(60*time.Millisecond, 60*time.Millisecond+time.Second)
+	}
+	if l.way < 59*time.Millisecond || (l.offset+time.Second).Abs() > time.Millisecond || strings.Count(log.String(), "messages are long on their way") != 1 {
+		t.Errorf("a message takes %s, the clock is %s ahead, and it says %q", l.way, l.offset, &log)
+	}
+	for range 40 {
+		l.gauge(time.Millisecond, 0)
+	}
+	if strings.Count(log.String(), "messages are no longer long on their way") != 1 || l.slow {
+		t.Errorf("it says %q", &log)
+	}
 }
 
 func TestARequestAtAnyEdgeWakesABackendOnce(t *testing.T) {

@@ -276,13 +276,15 @@ type NodeStatus struct {
 	Heard    time.Time      `json:"heard,omitzero"`
 	Version  string         `json:"version,omitempty"`
 	GPUs     []GPUStatus    `json:"gpus"`
-	Backends map[string]int `json:"backends"` // how many, by their state
+	Backends map[string]int `json:"backends"`  // how many, by their state
+	Way      float64        `json:"way_ms"`    // how long a message to it takes, about
+	Offset   float64        `json:"offset_ms"` // by how much its clock is ahead of the edge's, about
 }
 
 func (l *Link) status() NodeStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := NodeStatus{Addr: l.addr, Link: l.state, Heard: l.heard, Backends: map[string]int{}, GPUs: []GPUStatus{}}
+	s := NodeStatus{Addr: l.addr, Link: l.state, Heard: l.heard, Backends: map[string]int{}, GPUs: []GPUStatus{}, Way: millis(l.way), Offset: millis(l.offset)}
 	if l.why != nil {
 		s.Why = l.why.Error()
 	}
@@ -310,3 +312,5 @@ type GPUStatus struct {
 	Free   *config.Size `json:"free,omitempty"` // what may be given out now; nil: the agent does not say
 	Health string       `json:"health,omitempty"`
 }
+
+func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

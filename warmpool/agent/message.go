@@ -76,6 +76,7 @@ const (
 type Down struct {
 	Seq     uint64                  // of the agent's messages to this edge
 	Heard   uint64                  // Up.Count of the last message that the agent acts on
+	Held    time.Duration           // since that came
 	At      time.Time               // by the agent's clock: so are all times in the message
 	Lease   time.Duration           // how long the agent counts on the edge after it has heard it
 	Node    *Node                   `json:",omitempty"`

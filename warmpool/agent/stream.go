@@ -122,7 +122,8 @@ func (h *Hub) message(s *stream, due bool) *Down {
 	if e.stream != s {
 		return nil
 	}
-	m := &Down{Heard: s.heard, At: time.Now(), Lease: LeaseTime}
+	now := time.Now()
+	m := &Down{Heard: s.heard, Held: now.Sub(e.heard), At: now, Lease: LeaseTime}
 	if s.version != h.version {
 		m.Node = new(h.node)
 	}
