@@ -176,6 +176,10 @@ kube-check: bin/kube-apiserver ## Kubernetes' waker against the real API server,
 nomad-check: bin/nomad ## Nomad's waker against Nomad itself, as root; building it takes some minutes
 	go test -count=1 -v -run TestNomadItself ./warmpool/launch
 
+.PHONY: deploy-check
+deploy-check: bin/helm bin/compose ## The chart, the compose file, systemd's units and the examples by the tools that take them; building Helm takes some minutes
+	go test -count=1 -v -run 'TestTheChart|TestComposeFile|TestUnits|TestExamplesOfDeploy' .
+
 .PHONY: schema
 schema: ## Make config/schema.json anew from the types and their comments
 	go test ./config -run Schema -update
@@ -186,7 +190,7 @@ golden: ## Make every generated file and every expected output anew; look at the
 
 # What the tests need: a real model server and a real Consul, built from source, and the official client libraries.
 .PHONY: deps
-deps: bin/ollama bin/consul deploy/clients/node_modules/.package-lock.json deploy/browser/node_modules/.package-lock.json
+deps: bin/ollama bin/consul bin/compose deploy/clients/node_modules/.package-lock.json deploy/browser/node_modules/.package-lock.json
 	@command -v chromium chromium-browser google-chrome > /dev/null || [[ $$(id -u) != 0 ]] || ! command -v apt-get > /dev/null || \
 		{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } > /dev/null 2>&1 || \
 		echo "Chromium could not be installed; the tests of the dashboard will be skipped, and say so"
@@ -208,6 +212,15 @@ bin/consul: deploy/consul/go.mod deploy/consul/go.sum
 bin/nomad: deploy/nomad/server/go.mod deploy/nomad/server/go.sum
 	@echo "building Nomad, which one test runs; from nothing that takes five minutes"
 	go build -C deploy/nomad/server -o ../../../bin/nomad github.com/hashicorp/nomad
+	touch $@
+
+bin/helm: deploy/helm/go.mod deploy/helm/go.sum
+	@echo "building Helm, which one test runs; from nothing that takes some minutes"
+	go build -C deploy/helm -o ../../bin/helm helm.sh/helm/v3/cmd/helm
+	touch $@
+
+bin/compose: deploy/container/go.mod deploy/container/go.sum
+	go build -C deploy/container -o ../../bin/compose github.com/compose-spec/compose-go/v2/cmd
 	touch $@
 
 kubernetes := k8s.io/component-base/version
