@@ -181,8 +181,8 @@ deploy-check: bin/helm bin/compose ## The chart, the compose file, systemd's uni
 	go test -count=1 -v -run 'TestTheChart|TestComposeFile|TestUnits|TestExamplesOfDeploy' .
 
 .PHONY: schema
-schema: ## Make config/schema.json anew from the types and their comments
-	go test ./config -run Schema -update
+schema: ## Make config/schema.json and docs/configuration.md anew from the types and their comments
+	go test ./config -run "Schema|Reference" -update
 
 .PHONY: golden
 golden: ## Make every generated file and every expected output anew; look at the difference before you keep it
