@@ -128,6 +128,7 @@ func bareSleeps() map[string]string {
 		"warmpool/agent/metering_test.go: wantBooked":                       "called in bubbles only",
 		"warmpool/replicas_test.go: crowd":                                  "called in bubbles only",
 		"warmpool/keeper_test.go: use":                                      "called in bubbles only",
+		"warmpool/keeper_test.go: Sleep":                                    "called in bubbles only",
 		"warmpool/wish_test.go: wish":                                       "called in bubbles only",
 		"warmpool/launch/checkpoint_test.go: up":                            "polls a real process",
 		"warmpool/launch/process_test.go: childOf":                          "polls a real process",

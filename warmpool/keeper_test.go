@@ -25,6 +25,7 @@ type server struct {
 	id    string
 	spec  config.Backend
 	wakes time.Duration
+	naps  time.Duration // how long it takes to go to sleep
 	fails error
 	busy  int  // how often its engine is busy when it is to sleep
 	late  bool // it comes up in the moment in which it is called off
@@ -174,6 +175,7 @@ func (s *server) Sleep(context.Context) (router.Tier, error) {
 	if s.busy--; s.busy >= 0 {
 		return router.OnGPU, ErrBusy
 	}
+	time.Sleep(s.naps)
 	s.letGo(max(s.spec.AsleepMemory, 1))
 	return router.OnHost, nil
 }
@@ -697,6 +699,28 @@ func TestANewConfigurationIsTakenOver(t *testing.T) {
 
 // Over hours of random demand on models that do not fit together, with failures, the GPUs are never overcommitted and no
 // busy backend is put to sleep (server checks both) unless its GPU is sick, nobody waits for ever, and in the end everything is at rest.
+// TestWhoGoesToSleepStopsWhereAllOfItsMemoryIsNeeded: that turns out while it is on its way, when its sleep can no longer be called off.
+func TestWhoGoesToSleepStopsWhereAllOfItsMemoryIsNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(12*g), map[string]config.Model{
+			"a": model("a", 3*g, sleeper, func(m *config.Model) {
+				m.IdleTime, m.Backends[0].AsleepMemory = config.Duration(10*time.Second), g
+			}),
+			"b": model("b", 2*g, func(m *config.Model) { m.NeverSleep = true }),
+			"c": model("c", 10*g),
+		}, func(all map[string]*server) { all["a-0"].naps = 5 * time.Second })
+		s.use("b", time.Second)
+		s.use("a", time.Second)
+		time.Sleep(12 * time.Second)
+		s.wants("a-0", "draining")
+		s.use("c", time.Second) // the GPU says how much it holds then
+		s.wants("a-0", "stopped")
+		if got := s.servers["a-0"].said(); got != "wake sleep stop" {
+			t.Errorf("a's server was told %q", got)
+		}
+	})
+}
+
 func TestChaos(t *testing.T) {
 	for seed := range uint64(3) {
 		looks := seed == 2 // somebody looks at the GPUs, which fall sick and get well again

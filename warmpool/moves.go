@@ -289,7 +289,9 @@ func (k *Keeper) bringDown(u *unit, stop bool) {
 			case err == nil:
 				u.tier, u.slept = tier, u.up.PID
 				k.commit(u, u.up.GPUs, k.stays(u), u.spec.HostMemory)
-				k.move(u, slept, u.reason)
+				if k.move(u, slept, u.reason); u.halt && u.canStop() { // while it went to sleep somebody came who needs all of its memory
+					k.stop(u)
+				}
 			case errors.Is(err, ErrCannotSleep):
 				k.log.Warn("a backend is stopped since it cannot sleep", "model", u.model, "backend", u.id, "error", err)
 				u.reason += "; stopped: " + err.Error()
