@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-// newLog writes text at once for people and JSON for machines. A busy edge logs a line for each request, so what is for machines is
+// newLog writes text at once for people and JSON for machines, as format says: text, json or auto. A busy edge logs a line for each request, so what is for machines is
 // gathered for a moment: flush writes what is left.
-func newLog(ctx context.Context) (log *slog.Logger, flush func()) {
-	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+func newLog(ctx context.Context, format string) (log *slog.Logger, flush func()) {
+	info, err := os.Stderr.Stat()
+	if terminal := err == nil && info.Mode()&os.ModeCharDevice != 0; format == "text" || format == "auto" && terminal {
 		return slog.New(slog.NewTextHandler(os.Stderr, nil)), func() {}
 	}
 	g := newGather(os.Stderr)

@@ -55,3 +55,14 @@ func TestNoLineOfTheLogIsLostOrOutOfOrder(t *testing.T) {
 		t.Errorf("the log holds %d and %d bytes, want no more than %d", cap(g.lines), cap(g.spare), most)
 	}
 }
+
+// TestTheLogLooksAsIsSaid: where nothing is said it is JSON unless somebody watches.
+func TestTheLogLooksAsIsSaid(t *testing.T) {
+	for format, wantsJSON := range map[string]bool{"json": true, "text": false} {
+		log, flush := newLog(t.Context(), format)
+		if got := linesOf(log) != nil; got != wantsJSON {
+			t.Errorf("%s: JSON %v, want %v", format, got, wantsJSON)
+		}
+		flush()
+	}
+}

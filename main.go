@@ -45,6 +45,8 @@ type verbs struct {
 	Complete   completeCmd      `cmd:"" hidden:""`
 	Completion completionCmd    `cmd:"" help:"Print a script by which bash, zsh or fish complete verbs, flags and models."`
 	Version    versionCmd       `cmd:"" help:"Print the version."`
+
+	Log string `enum:"auto,json,text" default:"auto" env:"PILOTLIGHT_LOG" help:"How lines of the log look: json, text, or auto, which is text on a terminal and else JSON."`
 }
 
 func main() {
@@ -56,7 +58,7 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	told.BindTo(ctx, (*context.Context)(nil))
-	log, flush := newLog(ctx)
+	log, flush := newLog(ctx, v.Log)
 	err := told.Run(log)
 	flush()
 	if err != nil {
