@@ -45,14 +45,14 @@ func blocks(page string) (all []block) {
 	return all
 }
 
-// TestEveryCommandOfTheDocsRuns runs the pages of docs, each from top to bottom in a folder of its own.
+// TestEveryCommandOfTheDocsRuns runs the pages for people, each from top to bottom in a folder of its own.
 func TestEveryCommandOfTheDocsRuns(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range pages {
+	for _, file := range append(pages, "README.md", "SECURITY.md") {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -137,6 +137,9 @@ func (r *reader) knows(t *testing.T, b block) {
 	t.Helper()
 	for _, c := range command.FindAllStringSubmatch(b.text, -1) {
 		help := string(run(t, "", nil, binary(t), c[1], "--help"))
+		for _, below := range regexp.MustCompile(`(?m)^ +`+c[1]+` ([a-z-]+)`).FindAllStringSubmatch(help, -1) {
+			help += string(run(t, "", nil, binary(t), c[1], below[1], "--help"))
+		}
 		for _, word := range strings.Fields(c[2]) {
 			if flag, _, _ := strings.Cut(word, "="); strings.HasPrefix(flag, "--") && !strings.Contains(help, flag) {
 				t.Errorf("line %d: pilotlight %s has no flag %s", b.line, c[1], flag)
