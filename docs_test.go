@@ -140,7 +140,7 @@ func (r *reader) knows(t *testing.T, b block) {
 		for _, below := range regexp.MustCompile(`(?m)^ +`+c[1]+` ([a-z-]+)`).FindAllStringSubmatch(help, -1) {
 			help += string(run(t, "", nil, binary(t), c[1], below[1], "--help"))
 		}
-		for _, word := range strings.Fields(c[2]) {
+		for word := range strings.FieldsSeq(c[2]) {
 			if flag, _, _ := strings.Cut(word, "="); strings.HasPrefix(flag, "--") && !strings.Contains(help, flag) {
 				t.Errorf("line %d: pilotlight %s has no flag %s", b.line, c[1], flag)
 			}
