@@ -39,8 +39,8 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 		// Who has left is forgotten at once: it may be on its way back already, to another GPU.
 		u.victims = slices.DeleteFunc(u.victims, func(v *unit) bool { return u.debt.paid(v, now) })
 		for _, v := range u.victims {
-			if v.state == router.Ready && v.op == nothing { // it could not leave just now
-				k.evict(v, "evicted for "+u.id, false)
+			if v.state == router.Ready && v.op == nothing || v.state == router.Draining { // it could not leave just now, and may be leaving for another reason
+				k.evict(v, "evicted for "+u.id, u.debt.stop)
 			}
 		}
 		if len(u.victims) == 0 && k.isBack(u, now) {
@@ -59,6 +59,7 @@ type debt struct {
 	before []config.Size // what the driver said was in use of each of the wake's GPUs when they were told to leave
 	left   time.Time     // when the last of them had
 	lives  bool          // the process of one goes on: it is to be seen whether its memory is back
+	stop   bool          // what they hold asleep was counted on, too
 	held   Commitment    // what the wake itself held before it was given room
 }
 
@@ -250,6 +251,7 @@ func (k *Keeper) place(u *unit, held Commitment, gpus []int, memory config.Size)
 
 // clear dismisses those who must leave for a backend.
 func (k *Keeper) clear(u *unit, victims []string, all []Evictable, stop bool) {
+	u.debt.stop = stop
 	for _, e := range all {
 		if slices.Contains(victims, e.Backend) {
 			u.victims = append(u.victims, k.units[e.Backend])
