@@ -64,7 +64,7 @@ func node(n *router.Node) planner.Node {
 
 // model is a model as the planner sees it. keep notes what the policy decided.
 func (p *Planner) model(m *router.Model, c *config.Model, pool config.Pool, now time.Time, keep bool) planner.Model {
-	t := p.models[m.Name]
+	t := p.track(m)
 	is := planner.Model{
 		Name: m.Name, Idle: t.idle, Busy: t.busy, Rate: p.forecast.Rate(m.Name, now),
 		Chance: func(within time.Duration) float64 { return p.forecast.Chance(m.Name, now, within) },

@@ -182,11 +182,7 @@ func (p *Planner) learnModel(m *router.Model, now time.Time) (changed bool) {
 		u := p.fleet.Use(b.ID)
 		granted, inFlight, waiting = granted+u.Granted, inFlight+u.InFlight, max(waiting, u.Waiting)
 	}
-	t := p.models[m.Name]
-	if t == nil {
-		t = &track{granted: granted, idle: p.forecast.Idle(m.Name)}
-		p.models[m.Name] = t
-	}
+	t := p.track(m)
 	came, busy := max(0, granted-t.granted), inFlight > 0 || waiting > 0 // less were granted where an agent began anew
 	t.granted = granted
 	if came > 0 || busy && !t.busy {
@@ -204,6 +200,19 @@ func (p *Planner) learnModel(m *router.Model, now time.Time) (changed bool) {
 	changed = came > 0 || busy != t.busy
 	t.busy = busy
 	return changed
+}
+
+// track is what is known of a model. One that is new may be asked for before its uses were looked at. p.mu is held.
+func (p *Planner) track(m *router.Model) *track {
+	t := p.models[m.Name]
+	if t == nil {
+		t = &track{idle: p.forecast.Idle(m.Name)}
+		for _, b := range m.Backends {
+			t.granted += p.fleet.Use(b.ID).Granted
+		}
+		p.models[m.Name] = t
+	}
+	return t
 }
 
 // predictive is the name of the policy that shares one forecast, however it is set.

@@ -287,6 +287,14 @@ func TestAnotherPolicyIsTriedWithoutHarm(t *testing.T) {
 	}
 }
 
+// TestAModelThatIsNewIsPlannedBeforeAnybodyHasLookedAtIt: somebody may ask what if in the second after it came.
+func TestAModelThatIsNewIsPlannedBeforeAnybodyHasLookedAtIt(t *testing.T) {
+	p := New(newFleet(map[string]config.Model{"m": model("m")}), pool("predictive:k=60m"), 1)
+	if plan := p.WhatIf(noon, pool("predictive:k=60m"), nil); len(plan.Items) != 1 {
+		t.Errorf("%d backends are planned", len(plan.Items))
+	}
+}
+
 func TestWrongPoliciesAreSaid(t *testing.T) {
 	for spec, wrong := range map[config.PoolPolicy]bool{
 		"": false, "fixed": false, "fixed:idle=5m": false, "predictive": false, "predictive:k=2h": false, "hybrid:range=4h": false,
