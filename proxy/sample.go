@@ -26,7 +26,7 @@ func (s *sample) leaveOut(part float64, registry prometheus.Registerer) {
 	}, func() float64 { return float64(s.told.Load() + s.pending.Load()) }))
 }
 
-// goldenRatio spreads numbers that follow each other over all that there are: 2⁶⁴ over the goldenRatio ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+// goldenRatio spreads numbers that follow each other over all that there are: 2⁶⁴ over the golden ratio (Knuth, The Art of Computer Programming, volume 3, section 6.4).
 const goldenRatio = 0x9E3779B97F4A7C15
 
 // skips says whether the visit's line is left out, and counts it. What did not go well, or waited for a wake, always has one.

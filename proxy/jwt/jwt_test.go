@@ -150,7 +150,12 @@ func (l *login) sign(t testing.TB, id string, claims map[string]any) string {
 
 func signed(t testing.TB, alg jose.SignatureAlgorithm, key any, claims map[string]any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
+	return signedAs(t, alg, key, (&jose.SignerOptions{}).WithType("JWT"), claims)
+}
+
+func signedAs(t testing.TB, alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, claims map[string]any) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,15 +277,7 @@ func TestWhatIsNoTokenOfOursIsRefused(t *testing.T) {
 // embedded is a token that brings the key by which it would have itself verified.
 func embedded(t *testing.T, l *login, claims map[string]any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: l.keys["ed1"]}, &jose.SignerOptions{EmbedJWK: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := jwt.Signed(signer).Claims(claims).Serialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return text
+	return signedAs(t, jose.EdDSA, l.keys["ed1"], &jose.SignerOptions{EmbedJWK: true}, claims)
 }
 
 func TestATokenThatIsKnownExpires(t *testing.T) {
