@@ -162,9 +162,9 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 	defer l.http2.close()
 	err := l.serve()
 	if !l.draining() { // it failed before it was asked to stop
-		l.stop()
 		drainLimit = 0
 	}
+	l.stop()
 	l.http2.stop()
 	l.drain(drainLimit)
 	if n := e.sample.rest(); n > 0 {

@@ -30,7 +30,8 @@ type listener struct {
 
 	shared   bool // another edge may take over
 	stopping atomic.Bool
-	stopped  chan struct{} // closed by stop
+	stopped  chan struct{} // closed with it
+	ending   sync.Once
 
 	mu    sync.Mutex // guards what follows
 	conns map[*conn]struct{}
@@ -174,20 +175,20 @@ func (l *listener) draining() bool { return l.stopping.Load() }
 // parts says whether a connection that becomes idle is closed at once, though its client has not been told.
 func (l *listener) parts() bool { return l.draining() && !l.shared }
 
-// stop accepts no more. Answers say from now on that their connection closes. Where another edge shares the port nobody must
-// notice: connections that have begun are still accepted.
+// stop accepts no more, and whoever calls it waits until nobody can connect. Answers say from its beginning on that their
+// connection closes. Where another edge shares the port nobody must notice: connections that have begun are still accepted.
 func (l *listener) stop() {
-	if l.stopping.Swap(true) {
-		return
-	}
-	close(l.stopped)
-	if l.shared {
-		if err := refuseNew(l.Listener); err != nil {
-			l.log.Warn("connections may be lost while another edge takes over", "error", err)
+	l.ending.Do(func() {
+		l.stopping.Store(true)
+		close(l.stopped)
+		if l.shared {
+			if err := refuseNew(l.Listener); err != nil {
+				l.log.Warn("connections may be lost while another edge takes over", "error", err)
+			}
+			time.Sleep(lastCall)
 		}
-		time.Sleep(lastCall)
-	}
-	l.Listener.Close()
+		l.Listener.Close()
+	})
 }
 
 // Where another edge takes over, lastCall is how long connections that have begun are accepted: a handshake takes a round
