@@ -2,7 +2,6 @@ package engine_test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -82,14 +81,7 @@ func cutLast(s string) (before, after string, found bool) {
 }
 
 func TestAServerThatIsNotThereIsAwayAndSaysTheSameEachTime(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := listener.Addr().String()
-	_ = listener.Close()
-
-	status, said := engine.New(config.VLLM, "m", "").Status(t.Context(), http.DefaultClient, addr)
+	status, said := engine.New(config.VLLM, "m", "").Status(t.Context(), http.DefaultClient, "127.0.0.1:1")
 	if want := "GET /health: connection refused"; status != probe.Away || said != want {
 		t.Errorf("got %v, %q; want away, %q", status, said, want)
 	}

@@ -183,14 +183,13 @@ func TestARefusalIsToldFromSilence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
+	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := Dialer(nil)(ctx, addr); err == nil || errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := Dialer(nil)(ctx, l.Addr().String()); err == nil || errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("where nobody answers got %v", err)
 	}
-	l.Close()
-	if _, err := Dialer(nil)(t.Context(), addr); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := Dialer(nil)(t.Context(), "127.0.0.1:1"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("where nobody listens got %v, want that it was refused", err)
 	}
 }

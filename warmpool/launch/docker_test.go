@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"pilotlight/config"
+	"pilotlight/probe/proc"
 	"pilotlight/router"
 	"pilotlight/warmpool"
 )
@@ -149,12 +149,11 @@ func (e *containerEngine) load(t *testing.T, program string) {
 
 // create makes a container that has not been started, in the host's network, and gives its port.
 func (e *containerEngine) create(t *testing.T, name string, command ...string) (port int) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := proc.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port = listener.Addr().(*net.TCPAddr).Port
-	listener.Close()
+	port = ports[0]
 	e.ports[name] = port
 	for i := range command {
 		command[i] = strings.ReplaceAll(command[i], "PORT", fmt.Sprint(port))
