@@ -64,7 +64,7 @@ type Limits struct {
 	Body Size `yaml:"body"`
 	// BodyHeld is the largest request body that is read as a whole before anything else happens. A larger one streams
 	// through to the backend if the path or the header names the model and nothing in the body does, as for KServe and for
-	// /upstream/MODEL with a body that is neither JSON nor a form. Default 1MiB.
+	// /upstream/MODEL with a body that is neither JSON nor a form. One whose length is not known is held until it is longer. Default 1MiB.
 	BodyHeld Size `yaml:"body_held"`
 	// Header is the largest request header, request line included. Default 64KiB.
 	Header Size `yaml:"header"`

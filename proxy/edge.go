@@ -204,7 +204,7 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		return
 	}
 	no = read(r, &v.ask)
-	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body()))
+	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body())+len(v.conn.gate.held))
 	if no != nil {
 		v.fail(no)
 		return
@@ -217,8 +217,8 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 func (v *visit) readsOn() bool {
 	h := &v.head
 	switch {
-	case h.length > 0 && v.request.Header.ContentLength() == 0: // see conn.readRequest
-		v.upload = &upload{left: h.length, limit: v.edge.limits.BodyTime.Std()}
+	case v.conn.gate.open:
+		v.upload = &upload{gate: &v.conn.gate, limits: &v.edge.limits}
 		v.conn.linger = true
 	case h.switching && v.http1 && v.Method == "GET" && h.length <= 0 && !h.chunked && upgradable(h.upgrade):
 		v.upgrade = h.upgrade

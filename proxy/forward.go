@@ -177,7 +177,7 @@ func (v *visit) put(u *upstream) error {
 		keyed: v.keyed(), proto: v.conn.proto(), addr: v.to.addr, length: int64(len(body)), upgrade: v.upgrade,
 	}
 	if v.upload != nil {
-		m.length = v.upload.left
+		m.length, m.chunked = v.head.length, v.head.chunked
 	}
 	if v.to.away == nil {
 		m.carried = v.carries()
@@ -188,8 +188,9 @@ func (v *visit) put(u *upstream) error {
 	case v.to.away != nil:
 		dst = v.to.away.appendTo(dst, &m)
 	default:
-		if m.trailer = v.conn.gate.body.trailer; m.trailer != nil { // few have one
-			body = appendEnd(appendChunk(nil, body), m.trailer)
+		if trailer := v.conn.gate.body.trailer; trailer != nil && v.upload == nil { // few have one
+			m.chunked = true
+			body = appendEnd(appendChunk(nil, body), trailer)
 		}
 		dst = m.appendTo(dst)
 	}
@@ -219,7 +220,7 @@ func (v *visit) begins(u *upstream) error {
 	v.end = now.Add(limits.Total.Std())
 	v.Last.Asked = max(1, now.Sub(v.At))
 	if v.upload != nil {
-		due = due.Add(v.upload.limit)
+		due = due.Add(v.upload.limits.BodyTime.Std())
 	}
 	return v.await(u, now, due)
 }

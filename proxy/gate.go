@@ -25,6 +25,8 @@ type gate struct {
 	known int             // bytes of an incomplete head whose line ends are fine
 	ahead int             // bytes at the front of the source that may go through
 	body  body            // what is left of it
+	open  bool            // what is left of the body is not read beforehand: see visit.readsOn
+	held  []byte          // what has been read of such a body
 	asks  bool            // the client waits for a "100 Continue"
 	timed bool            // the time for the body has begun
 	no    *router.Refusal // nothing goes through any more
@@ -108,7 +110,7 @@ func (g *gate) refuse(status int, err error) error {
 // the beginning of one it closes the gate.
 func (c *conn) awaitFirst() error {
 	g := &c.gate
-	g.phase, g.known, g.timed = atHead, 0, false
+	g.phase, g.known, g.timed, g.open, g.held = atHead, 0, false, false, nil
 	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
 	for empty := 0; ; {
 		b := c.source.bytes()
@@ -220,15 +222,10 @@ func (g *gate) checkPart(b []byte) error {
 func (c *conn) readBody(p []byte) (int, error) {
 	g := &c.gate
 	if len(c.source.bytes()) == 0 {
-		if g.asks {
-			if err := c.send(goOn); err != nil {
-				return 0, err
-			}
-		}
 		if err := c.awaitBody(); err != nil {
 			return 0, err
 		}
-		if g.asks = false; g.body.kind == byLength {
+		if g.body.kind == byLength {
 			var n int
 			err := c.patiently(func() (err error) {
 				n, err = c.Conn.Read(p[:min(int64(len(p)), g.body.left)])
@@ -251,8 +248,43 @@ func (c *conn) readBody(p []byte) (int, error) {
 	return 0, nil
 }
 
-// awaitBody gives a client its time for a body, from when the first of it is waited for.
+// hold reads a body of unknown length until there is more of it than most, in bytes, or all. It gives the body if that is all
+// there; else the gate has what is, and the rest is to pass through.
+func (c *conn) hold(most int) ([]byte, error) {
+	g := &c.gate
+	var held []byte
+	for !g.body.done && len(held) <= most {
+		if len(c.source.bytes()) == 0 {
+			if err := c.awaitBody(); err != nil {
+				return nil, err
+			}
+			if err := c.patiently(c.source.fill); err != nil {
+				return nil, c.noted(err)
+			}
+		}
+		g.asks = false
+		data, used, err := g.body.take(c.source.bytes())
+		if err != nil {
+			return nil, g.refuse(fasthttp.StatusBadRequest, err)
+		}
+		held = append(held, data...)
+		c.source.consume(used)
+	}
+	if g.next(); g.body.done {
+		return held, nil
+	}
+	g.open, g.held = true, held
+	return nil, nil
+}
+
+// awaitBody has a client send its body, and gives it its time for that, from when the first of it is waited for.
 func (c *conn) awaitBody() error {
+	if c.gate.asks {
+		if err := c.send(goOn); err != nil {
+			return err
+		}
+		c.gate.asks = false
+	}
 	c.came = time.Time{}
 	if c.gate.timed {
 		return nil

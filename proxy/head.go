@@ -222,7 +222,7 @@ type message struct {
 	proto          string   // http or https: how the client speaks to us
 	addr           string   // of the backend
 	length         int64    // of the body
-	trailer        []byte   // behind the body, which then comes in chunks; nil: there is none
+	chunked        bool     // the body comes so: a trailer follows, or nobody knows its length yet
 	upgrade        []byte   // what the connection shall be upgraded to; nil: it shall not
 	carried        *carried // of a trace; nil: the client's own word on that is passed on
 }
@@ -236,7 +236,7 @@ func (m *message) appendTo(dst []byte) []byte {
 		dst = appendField(dst, "Host", m.addr)
 	}
 	switch {
-	case m.trailer != nil:
+	case m.chunked:
 		dst = m.appendTrailerNames(append(dst, "Transfer-Encoding: chunked\r\n"...))
 	case m.length > 0 || m.head.chunked || m.head.length >= 0:
 		dst = appendLength(dst, m.length)

@@ -147,6 +147,13 @@ func TestABodyWithoutALengthOverHTTP2(t *testing.T) {
 }
 
 func TestALargeBodyPassesThroughOverHTTP2(t *testing.T) {
+	for _, length := range []int64{200000, -1} {
+		largeOver2(t, length)
+	}
+}
+
+// largeOver2 sends 200,000 bytes, half of them before the backend has the head. Length is what it says of that; -1: nothing.
+func largeOver2(t *testing.T, length int64) {
 	held := make(chan struct{})
 	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, _ int) {
 		req, err := http.ReadRequest(in)
@@ -168,7 +175,7 @@ func TestALargeBodyPassesThroughOverHTTP2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.ContentLength = 200000
+	req.ContentLength = length
 	req.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := over2(t, r.dial).Do(req)
 	if resp, body := hear2(t, resp, err); body != " 200000" || resp.Header.Get("Link") != "" {

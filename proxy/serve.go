@@ -75,8 +75,16 @@ func (c *conn) readRequest(in *inbound) error {
 	if err := h.Read(r); err != nil {
 		return err
 	}
-	if n := int64(h.ContentLength()); n > int64(limits.BodyHeld) && n <= int64(limits.Body) && namedWithoutBody(h) {
-		h.SetContentLength(0) // it is not to be held: see visit.readsOn
+	n, chunked := int64(h.ContentLength()), c.gate.body.kind == byChunks
+	large := n > int64(limits.BodyHeld) && n <= int64(limits.Body) || chunked && limits.BodyHeld < limits.Body
+	switch {
+	case !large || !namedWithoutBody(h):
+		return in.request.ContinueReadBody(r, int(limits.Body), false)
+	case chunked:
+		body, err := c.hold(int(limits.BodyHeld))
+		in.request.SetBodyRaw(body)
+		return err
 	}
-	return in.request.ContinueReadBody(r, int(limits.Body), false)
+	c.gate.open = true
+	return nil
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"pilotlight/config"
 	"pilotlight/router"
 )
 
@@ -19,8 +19,9 @@ import (
 //
 // The connection serves no other request: see conn.takeOver.
 type upload struct {
-	left    int64         // bytes of the body
-	limit   time.Duration // for the client to send it, from when a backend reads
+	gate    *gate // what has been read of it already, and what is left
+	limits  *config.Limits
+	passed  int64 // bytes, of the body
 	running sync.WaitGroup
 	stopped atomic.Bool
 }
@@ -40,35 +41,66 @@ func namedWithoutBody(h *fasthttp.RequestHeader) bool {
 
 // start passes on what the client sends, until it is stopped.
 func (up *upload) start(c *conn, u *upstream) {
-	end, due := time.Now().Add(up.limit), u.due
+	end, due := time.Now().Add(up.limits.BodyTime.Std()), u.due
 	err := c.unlessGone(func() error { return errors.Join(u.SetWriteDeadline(due), c.Conn.SetReadDeadline(end)) })
 	if err != nil {
 		return // the answer will not come either
 	}
 	up.running.Go(func() {
-		var err error
-		for err == nil && up.left > 0 {
-			var b []byte
-			if b, err = c.source.more(); err != nil {
+		if err := up.pass(u, up.gate.held); err != nil {
+			return
+		}
+		for body := &up.gate.body; !body.done; {
+			b, err := c.source.more()
+			if err != nil {
 				up.fail(c, err)
 				return
 			}
-			err = up.pass(b, u) // where the backend had enough of it, its answer says so
-			c.source.consume(len(b))
+			data, used, err := body.take(b)
+			switch {
+			case err != nil:
+				up.fail(c, badRequest(fasthttp.StatusBadRequest, "%v", err))
+				return
+			case up.passed+int64(len(data)) > int64(up.limits.Body):
+				up.fail(c, tooLarge(*up.limits))
+				return
+			}
+			if err := up.pass(u, data); err != nil {
+				return
+			}
+			c.source.consume(used)
 		}
 	})
 }
 
-func (up *upload) pass(b []byte, u net.Conn) error {
-	n, err := u.Write(b[:min(int64(len(b)), up.left)])
-	up.left -= int64(n)
+// pass writes data, and the end behind the last of a body in chunks. Where the backend had enough of it, its answer says so.
+func (up *upload) pass(u *upstream, data []byte) error {
+	body := &up.gate.body
+	if body.kind == byLength {
+		n, err := u.Write(data)
+		up.passed += int64(n)
+		return err
+	}
+	b := u.pool.get()
+	defer u.pool.put(b)
+	dst := appendChunk((*b)[:0], data)
+	if body.done {
+		dst = appendEnd(dst, body.trailer)
+	}
+	_, err := u.Write(dst)
+	if err == nil {
+		up.passed += int64(len(data))
+	}
 	return err
 }
 
 // fail ends the request because its body cannot be read.
 func (up *upload) fail(c *conn, err error) {
+	no, refused := errors.AsType[*router.Refusal](err)
 	switch {
 	case up.stopped.Load():
+	case refused:
+		c.end(no)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.end(&router.Refusal{Status: fasthttp.StatusRequestTimeout, Code: router.BadRequest, Reason: "the request took too long to come"})
 	default:
@@ -86,6 +118,6 @@ func (v *visit) stopUpload(u *upstream) {
 	u.SetWriteDeadline(time.Unix(1, 0))
 	v.conn.Conn.SetReadDeadline(time.Unix(1, 0))
 	up.running.Wait()
-	v.BytesIn = v.head.length - up.left
-	v.conn.linger = up.left > 0
+	v.BytesIn = up.passed
+	v.conn.linger = !up.gate.body.done
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,113 @@ func TestALargeBodyStreamsThrough(t *testing.T) {
 		}
 		if v := r.last(i + 1); v.Outcome != router.OK || v.BytesIn != int64(len(body)) || v.Method != "PUT" {
 			t.Errorf("recorded %+v", v)
+		}
+		r.idle()
+	}
+}
+
+// putChunks is put without a length, and with the beginning of a body: chunks of 32 KiB.
+func putChunks(body []byte, headers ...string) []byte {
+	dst := fmt.Appendf(nil, "PUT /upstream/m/file HTTP/1.1\r\nHost: edge\r\nContent-Type: application/octet-stream\r\n%sTransfer-Encoding: chunked\r\n\r\n",
+		strings.Join(append(headers, ""), "\r\n"))
+	for data := range slices.Chunk(body, 32<<10) {
+		dst = appendChunk(dst, data)
+	}
+	return dst
+}
+
+func TestALargeBodyOfUnknownLengthStreamsThrough(t *testing.T) {
+	body := noise(4 << 20)
+	half := make(chan struct{})
+	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, _ int) {
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		got := make([]byte, len(body)/2)
+		io.ReadFull(req.Body, got)
+		close(half) // before the client has sent the rest
+		rest, err := io.ReadAll(req.Body)
+		if got = append(got, rest...); err != nil || !bytes.Equal(got, body) || req.ContentLength != -1 || req.Trailer.Get("Sum") != "7" {
+			t.Errorf("the backend got %d bytes, %v %v, %v", len(got), req.Header, req.Trailer, err)
+		}
+		io.WriteString(c, ok)
+	}), withLimits(held))
+	c := r.dial()
+	in := bufio.NewReader(c)
+	c.Write(putChunks(nil, "Expect: 100-continue", "Trailer: Sum"))
+	if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 100 {
+		t.Fatalf("got %v, %v, want 100", resp, err)
+	}
+	c.Write(appendChunk(nil, body[:len(body)/2+1]))
+	within(t, half)
+	c.Write(appendEnd(appendChunk(nil, body[len(body)/2+1:]), []byte("Sum: 7\r\n")))
+	if resp, answer := hear(t, in); resp.StatusCode != 200 || answer != "{}" || !resp.Close {
+		t.Errorf("got %d %q, close: %v", resp.StatusCode, answer, resp.Close)
+	}
+	if v := r.last(1); v.Outcome != router.OK || v.BytesIn != int64(len(body)) {
+		t.Errorf("recorded %+v", v)
+	}
+	r.idle()
+}
+
+// A body that turns out to be small is like any other: it can be sent twice, and its connection serves more requests.
+func TestASmallBodyOfUnknownLengthIsHeld(t *testing.T) {
+	r := real(t, backend(t, func(c net.Conn, in *bufio.Reader, _ int) {
+		for {
+			req := readRequest(in)
+			if req == nil {
+				return
+			}
+			body, _ := io.ReadAll(req.Body)
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		}
+	}), withLimits(held))
+	c := r.dial()
+	in := bufio.NewReader(c)
+	for n, body := range []string{"", "some bytes", strings.Repeat("z", 64<<10)} {
+		c.Write(appendEnd(putChunks([]byte(body)), nil))
+		if resp, got := hear(t, in); resp.StatusCode != 200 || got != body || resp.Close {
+			t.Errorf("%d bytes: got %d and %d bytes, close: %v", len(body), resp.StatusCode, len(got), resp.Close)
+		}
+		if v := r.last(n + 1); v.BytesIn != int64(len(body)) {
+			t.Errorf("recorded %+v", v)
+		}
+	}
+}
+
+func TestAnUploadOfUnknownLengthThatIsNoGoodIsRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		sent []byte
+		want int
+	}{
+		"longer than the limit":   {putChunks(noise(17 << 20)), 413},
+		"a bad chunk, early":      {append(putChunks(noise(1<<10)), "x\r\n"...), 400},
+		"a bad chunk":             {append(putChunks(noise(1<<20)), "x\r\n"...), 400},
+		"a length in its trailer": {appendEnd(putChunks(noise(1<<20)), []byte("Content-Length: 1\r\n")), 400},
+		"a trailer that is none":  {appendEnd(putChunks(noise(1<<20)), []byte("no colon\r\n")), 400},
+	} {
+		ended := make(chan struct{})
+		r := real(t, backend(t, func(_ net.Conn, in *bufio.Reader, _ int) {
+			if req, err := http.ReadRequest(in); err == nil {
+				if _, err := io.Copy(io.Discard, req.Body); err == nil {
+					t.Errorf("%s: for the backend it was whole", name)
+				}
+				close(ended)
+			}
+		}), withLimits(held))
+		c := r.dial()
+		var sending sync.WaitGroup
+		sending.Go(func() { c.Write(test.sent) })
+		if resp, body := hear(t, bufio.NewReader(c)); resp.StatusCode != test.want || !resp.Close {
+			t.Errorf("%s: got %d %q", name, resp.StatusCode, body)
+		}
+		sending.Wait()
+		if name != "a bad chunk, early" {
+			within(t, ended)
+		}
+		if v := r.last(1); v.Outcome != router.Refused || v.Status != test.want {
+			t.Errorf("%s: recorded %+v", name, v)
 		}
 		r.idle()
 	}
