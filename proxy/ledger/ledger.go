@@ -37,19 +37,33 @@ type Ledger struct {
 	failing bool // the last write failed; only flush looks at it
 
 	writing sync.Mutex // one writer
+	shards  [shards]shard
+
+	mu     sync.Mutex       // guards what follows
+	ratios map[string]ratio // of backends
+}
+
+// shards is how many there are, so that requests do not wait for one another.
+const shards = 16
+
+// A shard is what was heard of some of the requests, and is not yet written.
+type shard struct {
 	mu      sync.Mutex // guards what follows
 	pending map[Key]*Sums
+	key     Key // what was last added to: requests that follow one another are mostly alike
+	sum     *Sums
 	late    [2]map[uint64]int32 // the minute of requests that have ended and whose GPU time may come; the second is the older half
-	ratios  map[string]ratio    // of backends
 }
+
+func (l *Ledger) shardOf(request uint64) *shard { return &l.shards[request%shards] }
 
 // ratio is how much GPU time a backend's requests had of the time in which they were served, lately.
 type ratio struct{ gpu, served float64 }
 
 // Bounds of what is held in memory.
 const (
-	maxPending = 200_000 // keys that are not yet written
-	maxLate    = 250_000 // requests, in each half
+	maxPending = 200_000 / shards // keys that are not yet written, in each shard
+	maxLate    = 250_000 / shards // requests, in each half
 	maxRatios  = 10_000
 )
 
@@ -79,7 +93,10 @@ func New(ctx context.Context, o Options) (*Ledger, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Ledger{Options: o, store: s, pending: map[Key]*Sums{}, late: [2]map[uint64]int32{{}, {}}, ratios: map[string]ratio{}}
+	l := &Ledger{Options: o, store: s, ratios: map[string]ratio{}}
+	for i := range l.shards {
+		l.shards[i].pending, l.shards[i].late = map[Key]*Sums{}, [2]map[uint64]int32{{}, {}}
+	}
 	if err := errors.Join(s.note(ctx, "currency", o.Currency), s.note(ctx, "edge", o.Edge)); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
@@ -111,9 +128,12 @@ func (l *Ledger) Run(ctx context.Context) error {
 
 // turn forgets the requests that ended long ago.
 func (l *Ledger) turn() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.late[0], l.late[1] = map[uint64]int32{}, l.late[0]
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		sh.late[0], sh.late[1] = map[uint64]int32{}, sh.late[0]
+		sh.mu.Unlock()
+	}
 }
 
 func (l *Ledger) forget(ctx context.Context, now time.Time) {
@@ -128,21 +148,15 @@ func (l *Ledger) forget(ctx context.Context, now time.Time) {
 func (l *Ledger) flush(ctx context.Context) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	l.mu.Lock()
-	full := l.pending
+	full := l.take()
 	if len(full) == 0 {
-		l.mu.Unlock()
 		return nil
 	}
-	l.pending = make(map[Key]*Sums, len(full))
-	l.mu.Unlock()
 	err := l.store.write(ctx, full)
-	if err != nil {
-		l.mu.Lock()
-		for k, s := range full {
-			l.add(k, s)
-		}
-		l.mu.Unlock()
+	if err == nil {
+		l.weigh(full)
+	} else {
+		l.restore(full)
 	}
 	switch failing := err != nil; {
 	case failing && !l.failing:
@@ -154,17 +168,58 @@ func (l *Ledger) flush(ctx context.Context) error {
 	return err
 }
 
-// add adds to what will be written. l.mu is held.
-func (l *Ledger) add(k Key, s *Sums) {
-	sum := l.pending[k]
+// take takes what was heard out of the shards.
+func (l *Ledger) take() map[Key]*Sums {
+	full := map[Key]*Sums{}
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		some := sh.pending
+		if len(some) == 0 {
+			sh.mu.Unlock()
+			continue
+		}
+		sh.pending, sh.key, sh.sum = make(map[Key]*Sums, len(some)), Key{}, nil
+		sh.mu.Unlock()
+		for k, s := range some {
+			if sum := full[k]; sum != nil {
+				sum.Add(s)
+			} else {
+				full[k] = s
+			}
+		}
+	}
+	return full
+}
+
+// restore puts back what was taken.
+func (l *Ledger) restore(full map[Key]*Sums) {
+	var i uint64
+	for k, s := range full {
+		sh := l.shardOf(i)
+		sh.mu.Lock()
+		l.add(sh, k, s)
+		sh.mu.Unlock()
+		i++
+	}
+}
+
+// add adds to what will be written. sh.mu is held.
+func (l *Ledger) add(sh *shard, k Key, s *Sums) {
+	if sh.sum != nil && sh.key == k {
+		sh.sum.Add(s)
+		return
+	}
+	sum := sh.pending[k]
 	if sum == nil {
-		if len(l.pending) >= maxPending {
+		if len(sh.pending) >= maxPending {
 			l.dropped.Add(1)
 			return
 		}
 		sum = &Sums{}
 		k.Tenant, k.Model, k.Backend, k.Node = strings.Clone(k.Tenant), strings.Clone(k.Model), strings.Clone(k.Backend), strings.Clone(k.Node)
-		l.pending[k] = sum
+		sh.pending[k] = sum
+		sh.key, sh.sum = k, sum // not where it was known before: k may borrow what the request is read into
 	}
 	sum.Add(s)
 }

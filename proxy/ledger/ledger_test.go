@@ -193,7 +193,7 @@ func TestWhatCannotBeWrittenIsKept(t *testing.T) {
 func TestAFullLedgerCountsWhatItDrops(t *testing.T) {
 	l := ledger(t, filepath.Join(t.TempDir(), "ledger.db"), "a")
 	for i := range maxPending + 3 {
-		l.pending[Key{Minute: int64(i)}] = &Sums{}
+		l.shardOf(1).pending[Key{Minute: int64(i)}] = &Sums{}
 	}
 	l.Ended(visit(1, "ada", began))
 	if l.Dropped() != 1 {
@@ -338,6 +338,9 @@ func TestAnEstimateIsWhatOthersTook(t *testing.T) {
 	for i := range uint64(1000) {
 		l.Ended(visit(i, "ada", began)) // 2 s each
 		l.Settled(share(i, "ada", began, 500*time.Millisecond))
+	}
+	if err := l.flush(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	if gpu, _ := l.Estimate("llama-0", 4*time.Second); gpu.Round(10*time.Millisecond) != time.Second {
 		t.Errorf("got %s for 4 s, want a quarter", gpu)

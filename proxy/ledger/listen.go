@@ -29,18 +29,13 @@ func (l *Ledger) Ended(v *proxy.Visit) {
 		s.Served = max(0, v.Total-v.Waited)
 		k.Rate = l.Rate(v.Backend, "").Nano
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.add(k, &s)
-	if v.Backend == "" {
-		return
+	sh := l.shardOf(v.Number)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	l.add(sh, k, &s)
+	if v.Backend != "" && len(sh.late[0]) < maxLate {
+		sh.late[0][v.Number] = int32(k.Minute)
 	}
-	if len(l.late[0]) < maxLate {
-		l.late[0][v.Number] = int32(k.Minute)
-	}
-	r := l.ratios[v.Backend]
-	r.served += s.Served.Seconds()
-	l.weigh(v.Backend, r)
 }
 
 // Settled adds what a request took of GPUs to its minute, or to that in which it was used, if the request goes on or ended long ago, or in another
@@ -52,9 +47,10 @@ func (l *Ledger) Settled(share *proxy.Share) {
 	if share.Method != measured {
 		s.Estimated = share.GPU
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, half := range l.late {
+	sh := l.shardOf(share.ID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	for _, half := range sh.late {
 		if minute, known := half[share.ID]; known {
 			k.Minute = int64(minute)
 			if share.Final {
@@ -63,10 +59,7 @@ func (l *Ledger) Settled(share *proxy.Share) {
 			break
 		}
 	}
-	l.add(k, &s)
-	r := l.ratios[share.Backend]
-	r.gpu += share.GPU.Seconds()
-	l.weigh(share.Backend, r)
+	l.add(sh, k, &s)
 }
 
 // measured is the method of GPU time that a driver measured.
@@ -83,26 +76,36 @@ func (l *Ledger) Accounted(a *proxy.Account) {
 	if a.Method != measured {
 		s.Estimated = a.GPU
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.add(k, &s)
+	sh := l.shardOf(0)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	l.add(sh, k, &s)
 }
 
 // memoryOfRatio is how many seconds of service a ratio remembers: what was longer ago counts half at each halving.
 const memoryOfRatio = 600
 
-// weigh keeps a ratio. l.mu is held.
-func (l *Ledger) weigh(backend string, r ratio) {
-	if r.served > memoryOfRatio {
-		r.gpu, r.served = r.gpu/2, r.served/2
-	}
-	if _, known := l.ratios[backend]; known || len(l.ratios) < maxRatios {
-		l.ratios[backend] = r
+// weigh takes what was written into the ratios.
+func (l *Ledger) weigh(written map[Key]*Sums) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, s := range written {
+		if k.Kind != KindRequest || k.Backend == "" {
+			continue
+		}
+		r, known := l.ratios[k.Backend]
+		r.gpu, r.served = r.gpu+s.GPU.Seconds(), r.served+s.Served.Seconds()
+		if r.served > memoryOfRatio {
+			r.gpu, r.served = r.gpu/2, r.served/2
+		}
+		if known || len(l.ratios) < maxRatios {
+			l.ratios[k.Backend] = r
+		}
 	}
 }
 
-// Estimate guesses what a request took of GPUs before that is settled: by what others of its backend took of the time in which they were served. Where
-// nothing is known it is that time itself. The cost is in billionths of the currency.
+// Estimate guesses what a request took of GPUs before that is settled: by what others of its backend took, as far as it is written, of the time in
+// which they were served. Where nothing is known it is that time itself. The cost is in billionths of the currency.
 func (l *Ledger) Estimate(backend string, served time.Duration) (gpu time.Duration, cost int64) {
 	l.mu.Lock()
 	r := l.ratios[backend]
