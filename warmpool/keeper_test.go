@@ -28,6 +28,7 @@ type server struct {
 	naps  time.Duration // how long it takes to go to sleep
 	fails error
 	busy  int  // how often its engine is busy when it is to sleep
+	stuck int  // how often it does not stop
 	late  bool // it comes up in the moment in which it is called off
 	found Found
 
@@ -182,6 +183,9 @@ func (s *server) Sleep(context.Context) (router.Tier, error) {
 
 func (s *server) Stop(context.Context) error {
 	s.note("stop")
+	if s.stuck--; s.stuck >= 0 {
+		return errors.New("permission denied")
+	}
 	s.letGo(0)
 	s.ended()
 	return nil
@@ -720,6 +724,24 @@ func TestWhoGoesToSleepStopsWhereAllOfItsMemoryIsNeeded(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What does not stop holds its memory, and nobody is woken into it. It is told again after it has rested.
+func TestNobodyWakesIntoTheMemoryOfWhatDoesNotStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, gpus(12*g), map[string]config.Model{"a": model("a", 10*g), "b": model("b", 10*g)},
+			func(all map[string]*server) { all["a-0"].stuck = 2 })
+		s.use("a", time.Second)
+		began := time.Now()
+		s.use("b", time.Second) // server checks that there is room
+		if got := time.Since(began); got < 2*maxRest || got > 2*maxRest+time.Minute {
+			t.Errorf("b waited for %s, want until a was told twice more, %s apart", got, maxRest)
+		}
+		if got := s.servers["a-0"].said(); got != "wake stop stop stop" {
+			t.Errorf("a's server was told %q", got)
+		}
+		s.use("a", time.Second)
+	})
 }
 
 // Over hours of random demand on models that do not fit together, with failures, the GPUs are never overcommitted and no

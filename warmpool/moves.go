@@ -325,7 +325,7 @@ func (k *Keeper) halted(u *unit, err error) {
 	case errors.Is(err, ErrCannotStop) && u.state == router.Waking: // a server of somebody else's; it may still come up
 		k.move(u, halted, "called off")
 		k.ledger.Release(u.id)
-	default:
+	default: // it is tried again when it has rested
 		k.log.Error("stopping a backend", "model", u.model, "backend", u.id, "error", err)
 		u.rested = time.Now().Add(maxRest)
 		k.move(u, fellOver, fmt.Sprintf("it does not stop: %v", err))

@@ -33,6 +33,9 @@ func (k *Keeper) makeRoom(now time.Time) bool {
 			k.callOff(u, "nobody waits for it any more")
 			continue
 		}
+		if slices.ContainsFunc(u.victims, k.isStuck) {
+			k.unplace(u)
+		}
 		if !u.placed && (k.ledger.awaitsLook(u.again, now) || !k.assign(u, now)) {
 			continue
 		}
@@ -147,6 +150,11 @@ func (k *Keeper) unplace(u *unit) {
 func (k *Keeper) unqueue(u *unit) {
 	k.queue = slices.DeleteFunc(k.queue, func(q *unit) bool { return q == u })
 	u.placed, u.victims, u.debt, u.doubted = false, nil, debt{}, time.Time{}
+}
+
+// isStuck says whether a backend could not be stopped. What it takes is its own until that succeeds: see halted.
+func (k *Keeper) isStuck(u *unit) bool {
+	return u.state == router.Failed && u.op == nothing && k.ledger.taken[u.id].Each > 0
 }
 
 // holdsRoom says whether a victim has not left yet.
@@ -323,6 +331,9 @@ func (k *Keeper) evictable(u *unit, now time.Time) []evictee {
 		}
 		switch v.state {
 		case router.Failed, router.Stopped: // it is being cleared away
+			if k.isStuck(v) {
+				e.rank = isBusy
+			}
 		case router.Draining:
 			e.stays = k.residue(v)
 		case router.Asleep:

@@ -197,7 +197,11 @@ func (k *Keeper) follow(steps []Step) bool {
 			u.reason = s.Why
 			k.stop(u)
 		case rested:
-			k.move(u, rested, s.Why)
+			if k.isStuck(u) {
+				k.stop(u)
+			} else {
+				k.move(u, rested, s.Why)
+			}
 		case cameUp, slept, fellOver:
 			panic("BUG: a plan cannot make a backend " + s.Event.String())
 		}
