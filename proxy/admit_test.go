@@ -75,6 +75,7 @@ func TestAClientsCertificateSaysWhoItIs(t *testing.T) {
 			}
 			resp, body := say(t, dial(), post("", headers...))
 			heard["HTTP/1.1"] = resp.Status + body
+			challenge := map[string]string{"HTTP/1.1": resp.Header.Get("WWW-Authenticate")}
 			n++
 			one := r.last(n)
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://edge/v1/chat/completions", strings.NewReader(`{"model":"m"}`))
@@ -87,10 +88,14 @@ func TestAClientsCertificateSaysWhoItIs(t *testing.T) {
 			resp2, err := over2(t, dial).Do(req)
 			resp2, body = hear2(t, resp2, err)
 			heard[resp2.Proto] = resp2.Status + body
+			challenge[resp2.Proto] = resp2.Header.Get("WWW-Authenticate")
 			n++
 			for proto, v := range map[string]Visit{"HTTP/1.1": one, "HTTP/2.0": r.last(n)} {
 				if v.Status != test.status || v.Tenant != test.tenant || !strings.Contains(heard[proto], test.says) {
 					t.Errorf("%s, %s over %s: %d %q, %s", by, name, proto, v.Status, v.Tenant, heard[proto])
+				}
+				if got := challenge[proto]; (got == `Bearer realm="pilotlight"`) != (test.status == 401) {
+					t.Errorf("%s, %s over %s: %d with the challenge %q", by, name, proto, v.Status, got)
 				}
 			}
 		}

@@ -391,6 +391,9 @@ func (v *visit) appendPage(dst []byte, p page, r *router.Refusal) []byte {
 			seconds := (r.RetryAfter + time.Second - 1) / time.Second
 			dst = appendField(dst, "Retry-After", strconv.Itoa(int(seconds)))
 		}
+		if r.Status == fasthttp.StatusUnauthorized { // RFC 9110, 15.5.2
+			dst = appendField(dst, "WWW-Authenticate", `Bearer realm="pilotlight"`)
+		}
 	}
 	if v.last {
 		dst = appendField(dst, "Connection", "close")
