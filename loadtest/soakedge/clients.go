@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,12 +77,14 @@ func (c *client) askFor(ctx context.Context, nonce string) error {
 	if rand.IntN(60) == 0 {
 		model = "sleepy"
 	}
-	switch rand.IntN(10) {
-	case 0:
+	switch rand.IntN(12) {
+	case 0, 1:
 		return c.upload(ctx, over, model, nonce)
-	case 1:
+	case 2:
 		return c.upgrade(ctx, model, nonce)
-	case 2, 3, 4:
+	case 3:
+		return c.call(ctx, model, nonce)
+	case 4, 5, 6:
 		return c.question(ctx, over, question{Model: model, Nonce: nonce, Stream: true})
 	}
 	return c.question(ctx, over, question{Model: model, Nonce: nonce, Filler: strings.Repeat("x", rand.IntN(30_000))})
@@ -165,12 +169,15 @@ func hearStream(body io.Reader, nonce string) error {
 	return nil
 }
 
-// upload sends more than the edge holds.
+// upload sends more than the edge holds, or less, and says beforehand how much or not.
 func (c *client) upload(ctx context.Context, over *http.Client, model, nonce string) error {
-	body := bytes.Repeat([]byte(nonce), 10_000+rand.IntN(50_000))
+	body := bytes.Repeat([]byte(nonce), 1+rand.IntN(50_000))
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.addr+"/upstream/"+model+"/images", bytes.NewReader(body))
 	if err != nil {
 		return err
+	}
+	if rand.IntN(2) == 0 {
+		r.ContentLength, r.GetBody = -1, nil
 	}
 	r.Header.Set("Content-Type", "application/octet-stream")
 	resp, err := c.do(over, r, nonce)
@@ -183,6 +190,35 @@ func (c *client) upload(ctx context.Context, over *http.Client, model, nonce str
 		return fmt.Errorf("%w: the upload of %s came as %d bytes, of %d", errWrong, nonce, got.Size, len(body))
 	}
 	return err
+}
+
+// call is one of KServe's, whose message begins with the model's name and goes on with the nonce for its id.
+func (c *client) call(ctx context.Context, model, nonce string) error {
+	message := append([]byte{1<<3 | 2, byte(len(model))}, model...)
+	message = append(append(message, 3<<3|2, byte(len(nonce))), nonce...)
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+c.addr+"/inference.GRPCInferenceService/ModelInfer", bytes.NewReader(frame))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/grpc")
+	r.Header.Set("Te", "trailers")
+	resp, err := c.do(c.http2, r, nonce)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBroken, err)
+	}
+	switch status := cmp.Or(resp.Trailer.Get("Grpc-Status"), resp.Header.Get("Grpc-Status")); {
+	case status == "14" || status == "8": // unavailable, or too much
+		return fmt.Errorf("%w: %s", errRefused, cmp.Or(resp.Trailer.Get("Grpc-Message"), resp.Header.Get("Grpc-Message")))
+	case status != "0" || !bytes.Equal(got, frame) || resp.Trailer.Get("X-Nonce") != nonce:
+		return fmt.Errorf("%w: the call of %s got %q with status %q, trailer %v", errWrong, nonce, got, status, resp.Trailer)
+	}
+	return nil
 }
 
 // upgrade talks over an upgraded connection.

@@ -3,7 +3,8 @@
 //
 //	go run ./loadtest/soakedge [-for 1m] [-rate 200] [-clients 32]
 //
-// Clients ask in JSON, for streams, with large uploads, over upgraded connections and over HTTP/2, and leave at any moment. Meanwhile
+// Clients ask in JSON, for streams, with large uploads whose length they say or not, over upgraded connections, over HTTP/2 and by gRPC,
+// and leave at any moment. Meanwhile
 // model servers, which are this program too, are killed, put to sleep and started again, and the configuration changes.
 // Each request carries a nonce that every piece of its answer must repeat. The program fails if one does not, if
 // a slot, a goroutine or a descriptor is left at the end, or if memory has grown.
@@ -21,11 +22,12 @@ import (
 	"time"
 
 	"pilotlight/loadtest/edge"
+	"pilotlight/probe/proc"
 )
 
 func main() {
-	if len(os.Args) == 3 && os.Args[1] == "server" {
-		end(serve("127.0.0.1:" + os.Args[2]))
+	if len(os.Args) == 4 && os.Args[1] == "server" {
+		end(serve("127.0.0.1:"+os.Args[2], "127.0.0.1:"+os.Args[3]))
 		return
 	}
 	var o options
@@ -61,17 +63,24 @@ models:
     never_sleep: true
     line: {requests: %[2]d}
     backends:
-      - {gpus: 0, slots: 16, process: {command: [%[1]q, server, "{port}"]}}
-      - {gpus: 0, slots: 16, process: {command: [%[1]q, server, "{port}"]}}
+      - {gpus: 0, slots: 16, grpc: ":%[3]d", process: {command: [%[1]q, server, "{port}", "%[3]d"]}}
+      - {gpus: 0, slots: 16, grpc: ":%[4]d", process: {command: [%[1]q, server, "{port}", "%[4]d"]}}
   sleepy:
     idle_time: 1s
     stop_after: 1s
-    backends: [{gpus: 0, slots: 16, process: {command: [%[1]q, server, "{port}"]}}]
+    backends: [{gpus: 0, slots: 16, grpc: ":%[5]d", process: {command: [%[1]q, server, "{port}", "%[5]d"]}}]
 `
 	sometimes = `
-  sometimes: {backends: [{gpus: 0, process: {command: [%[1]q, server, "{port}"]}}]}
+  sometimes: {backends: [{gpus: 0, process: {command: [%[1]q, server, "{port}", "0"]}}]}
 `
 )
+
+// usualLine is how many requests may stand in line, when the configuration is not just another one.
+const usualLine = 500
+
+func (s *soak) configuration(line int64) string {
+	return fmt.Sprintf(configuration, s.self, line, s.ports[0], s.ports[1], s.ports[2])
+}
 
 func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "soakedge-")
@@ -87,13 +96,17 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	p, err := edge.Start(ctx, binary, dir, fmt.Sprintf(configuration, self, 500))
+	s := &soak{options: o, self: self, file: filepath.Join(dir, "pilotlight.yaml")}
+	if s.ports, err = proc.FreePorts(3); err != nil {
+		return err
+	}
+	p, err := edge.Start(ctx, binary, dir, s.configuration(usualLine))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Stop()) }()
+	s.edge = p
 
-	s := &soak{options: o, edge: p, self: self, file: filepath.Join(dir, "pilotlight.yaml")}
 	const warmUp = 10 * time.Second // after which everything is there that is there once
 	if err := s.load(ctx, warmUp, func() {}); err != nil {
 		return err

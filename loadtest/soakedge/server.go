@@ -28,9 +28,29 @@ type question struct {
 	Filler string `json:"filler"`
 }
 
-// serve is a model server, until it is killed.
-func serve(addr string) error {
-	return http.ListenAndServe(addr, http.HandlerFunc(answer))
+// serve is a model server, until it is killed. It speaks gRPC on an address of its own.
+func serve(addr, grpcAddr string) error {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	calls := &http.Server{Addr: grpcAddr, Protocols: &protocols, Handler: http.HandlerFunc(answerCall)}
+	failed := make(chan error, 2)
+	go func() { failed <- calls.ListenAndServe() }()
+	go func() { failed <- http.ListenAndServe(addr, http.HandlerFunc(answer)) }()
+	return <-failed
+}
+
+// answerCall repeats the message of a call.
+func answerCall(w http.ResponseWriter, r *http.Request) {
+	message, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/grpc")
+	h.Set("Trailer", "Grpc-Status, X-Nonce")
+	w.Write(message)
+	h.Set("Grpc-Status", "0")
+	h.Set("X-Nonce", r.Header.Get("X-Nonce"))
 }
 
 func answer(w http.ResponseWriter, r *http.Request) {

@@ -25,6 +25,7 @@ type soak struct {
 	edge    *edge.Edge
 	self    string
 	file    string // of the configuration
+	ports   []int  // on which the model servers speak gRPC
 
 	began                                    time.Time
 	answered, refused, broken, left, strange atomic.Int64
@@ -128,7 +129,7 @@ func (s *soak) kill(ctx context.Context) {
 // reload changes the configuration, which the edge takes over by itself.
 func (s *soak) reload() {
 	n := s.reloads.Add(1)
-	text := fmt.Sprintf(configuration, s.self, 500+n%2)
+	text := s.configuration(usualLine + n%2)
 	if n%2 == 0 {
 		text += strings.TrimPrefix(fmt.Sprintf(sometimes, s.self), "\n")
 	}
@@ -243,7 +244,7 @@ func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 // quiet waits until nothing is in flight and no model server is up, and until no more is held than before, for so long as what
 // idles is kept.
 func (s *soak) quiet(ctx context.Context, before *state) (*state, error) {
-	s.configure(fmt.Sprintf(configuration, s.self, 500))
+	s.configure(s.configuration(usualLine))
 	const kept = 90 * time.Second
 	for end := time.Now().Add(kept); ; {
 		now, err := s.state(ctx)
