@@ -64,7 +64,7 @@ func layout() map[string][]string {
 		"loadtest/benchleave":       {"loadtest/edge"},
 		"loadtest/benchproxy":       {"loadtest/edge"},
 		"loadtest/benchrevoke":      {"loadtest/edge", "loadtest/realconsul", "proxy/keys"},
-		"loadtest/soakedge":         {"loadtest/edge"},
+		"loadtest/soakedge":         {"loadtest/edge", "probe/proc"},
 		"deploy/tinymodel":          {},
 		"deploy/tinymodel/cmd":      {"deploy/tinymodel"},
 		".": {
