@@ -41,14 +41,6 @@ func newFleet(r *router.Router, file map[string]config.Model, log *slog.Logger) 
 	return &fleet{Router: r, log: log, file: file, pins: map[string]pin{}, nodes: map[string]map[string]config.Model{}, served: map[string]config.Model{}, said: map[string]agent.Node{}, found: &consul.Catalogue{}}
 }
 
-// Update takes over the models of a new file.
-func (f *fleet) Update(file map[string]config.Model) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.file = file
-	f.update()
-}
-
 // update hands the models to the router. f.mu is held.
 func (f *fleet) update() {
 	f.Router.Update(withPins(merge(f.file, f.nodes, f.live, f.served, f.log), f.pins))
@@ -200,12 +192,11 @@ func (l *lives) update(next *config.Config) error {
 	if l.keeper == nil && hasBackends(next) {
 		return errors.New("the first backend of an edge's own needs a restart")
 	}
-	l.fleet.Update(next.Models)
+	l.fleet.mu.Lock()
+	l.fleet.file, l.named = next.Models, next.Agents
+	l.fleet.mu.Unlock()
 	l.repin()
 	if l.links != nil {
-		l.fleet.mu.Lock()
-		l.named = next.Agents
-		l.fleet.mu.Unlock()
 		l.links.Set(l.agents())
 		l.links.Show()
 	}

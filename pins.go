@@ -76,7 +76,7 @@ func (l *lives) Pinned(model string) (until time.Time, pinned bool) {
 	return p.Until, pinned
 }
 
-// repin takes pins away that have ended, and tells everybody of the rest. It comes back when the next one ends.
+// repin takes pins away that have ended, and tells everybody of the models and the rest. It comes back when the next one ends.
 func (l *lives) repin() {
 	l.repinning.Lock()
 	defer l.repinning.Unlock()
@@ -88,6 +88,9 @@ func (l *lives) repin() {
 	if l.keeper != nil {
 		l.keeper.Update(models) // without fleet.mu: the keeper may be waiting for that to say something
 	}
+	l.fleet.mu.Lock()
+	l.fleet.update() // behind the keeper: a new model is known once its backends are
+	l.fleet.mu.Unlock()
 	if l.unpins != nil {
 		l.unpins.Stop()
 	}
@@ -114,7 +117,6 @@ func (f *fleet) repin(now time.Time, own string) (models map[string]config.Model
 			next = p.Until
 		}
 	}
-	f.update()
 	return withPins(f.file, mine), next
 }
 

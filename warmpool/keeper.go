@@ -234,7 +234,10 @@ func (k *Keeper) Wish(wishes map[string]router.Wish) {
 }
 
 // Update takes over the models of a new configuration. A backend whose own description has changed is stopped once it has
-// finished what it has in flight, and so is one that is gone from the file.
+// finished what it has in flight, and so is one that is gone from the file. The edge has heard of new ones when it returns.
 func (k *Keeper) Update(models map[string]config.Model) {
-	k.do(func() { k.take(models) })
+	said := make(chan struct{})
+	if k.do(func() { k.take(models); k.publish(); close(said) }) {
+		<-said
+	}
 }
