@@ -269,6 +269,9 @@ func (c *conn) hold(most int) ([]byte, error) {
 		}
 		held = append(held, data...)
 		c.source.consume(used)
+		if len(held) > int(c.ln.limits.Body) {
+			return nil, fasthttp.ErrBodyTooLarge
+		}
 	}
 	if g.next(); g.body.done {
 		return held, nil

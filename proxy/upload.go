@@ -50,6 +50,7 @@ func (up *upload) start(c *conn, u *upstream) {
 		if err := up.pass(u, up.gate.held); err != nil {
 			return
 		}
+		up.gate.held = nil
 		for body := &up.gate.body; !body.done; {
 			b, err := c.source.more()
 			if err != nil {

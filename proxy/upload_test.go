@@ -146,6 +146,18 @@ func TestASmallBodyOfUnknownLengthIsHeld(t *testing.T) {
 	}
 }
 
+// A body that comes at once is no larger than one that comes in pieces may be.
+func TestTheLimitHoldsForWhatIsHeld(t *testing.T) {
+	r := real(t, answers(t, ok), withLimits(func(l *config.Limits) { l.Body, l.BodyHeld = 2*config.KiB, config.KiB }))
+	for size, want := range map[int]int{2 << 10: 200, 2<<10 + 1: 413, 20 << 10: 413} {
+		c := r.dial()
+		c.Write(appendEnd(putChunks(noise(size)), nil))
+		if resp, body := hear(t, bufio.NewReader(c)); resp.StatusCode != want {
+			t.Errorf("%d bytes: got %d %q, want %d", size, resp.StatusCode, body, want)
+		}
+	}
+}
+
 func TestAnUploadOfUnknownLengthThatIsNoGoodIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		sent []byte
