@@ -32,9 +32,10 @@ type Options struct {
 // Ledger hears of requests, as a proxy.Listener. It is safe for concurrent use.
 type Ledger struct {
 	Options
-	store   *store
-	dropped atomic.Int64
-	failing bool // the last write failed; only flush looks at it
+	store    *store
+	dropped  atomic.Int64
+	accounts atomic.Uint64 // heard so far
+	failing  bool          // the last write failed; only flush looks at it
 
 	writing sync.Mutex // one writer
 	shards  [shards]shard

@@ -76,7 +76,7 @@ func (l *Ledger) Accounted(a *proxy.Account) {
 	if a.Method != measured {
 		s.Estimated = a.GPU
 	}
-	sh := l.shardOf(0)
+	sh := l.shardOf(l.accounts.Add(1)) // a large fleet has more of them in a second than one shard takes
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	l.add(sh, k, &s)
