@@ -4,8 +4,8 @@
 //	go run ./loadtest/soakedge [-for 1m] [-rate 200] [-clients 32]
 //
 // Clients ask in JSON, for streams, with large uploads whose length they say or not, over upgraded connections, over HTTP/2 and by gRPC,
-// and leave at any moment. Meanwhile
-// model servers, which are this program too, are killed, put to sleep and started again, and the configuration changes.
+// and leave at any moment. Meanwhile model servers, which are this program too, are killed, put to sleep and started again, and
+// the configuration changes.
 // Each request carries a nonce that every piece of its answer must repeat. The program fails if one does not, if
 // a slot, a goroutine or a descriptor is left at the end, or if memory has grown.
 package main
