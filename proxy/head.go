@@ -112,7 +112,7 @@ func (h *head) note(name, value []byte) error {
 	case len("content-type"):
 		if is(name, "content-type") {
 			kind, _, _ := bytes.Cut(value, []byte(";"))
-			h.sse = is(bytes.TrimRight(kind, " \t"), "text/event-stream")
+			h.sse = is(trim(kind), "text/event-stream")
 		}
 	case len("content-length"):
 		h.masked = h.masked || masked(name, "content-length")

@@ -53,10 +53,19 @@ type shard struct {
 	pending map[Key]*Sums
 	key     Key // what was last added to: requests that follow one another are mostly alike
 	sum     *Sums
-	late    [2]map[uint64]int32 // the minute of requests that have ended and whose GPU time may come; the second is the older half
+	late    []ended // requests that have ended and whose GPU time may come: each stands where lateAt says until a later one does
+}
+
+// ended is when a request ended.
+type ended struct {
+	request uint64 // 0: none
+	minute  int32
 }
 
 func (l *Ledger) shardOf(request uint64) *shard { return &l.shards[request%shards] }
+
+// lateAt is where a request stands that has ended. An edge numbers its requests one after the other, so that neighbours stand side by side.
+func (sh *shard) lateAt(request uint64) *ended { return &sh.late[request/shards%maxLate] }
 
 // ratio is how much GPU time a backend's requests had of the time in which they were served, lately.
 type ratio struct{ gpu, served float64 }
@@ -64,14 +73,13 @@ type ratio struct{ gpu, served float64 }
 // Bounds of what is held in memory.
 const (
 	maxPending = 200_000 / shards // keys that are not yet written, in each shard
-	maxLate    = 250_000 / shards // requests, in each half
+	maxLate    = 1 << 18 / shards // requests that have ended, in each shard
 	maxRatios  = 10_000
 )
 
 // How often something is done.
 const (
 	every        = time.Second // writing
-	lateFor      = time.Minute // a request's GPU time finds its minute for so long, and up to twice that
 	forgetsEvery = time.Hour
 )
 
@@ -96,7 +104,7 @@ func New(ctx context.Context, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{Options: o, store: s, ratios: map[string]ratio{}}
 	for i := range l.shards {
-		l.shards[i].pending, l.shards[i].late = map[Key]*Sums{}, [2]map[uint64]int32{{}, {}}
+		l.shards[i].pending, l.shards[i].late = map[Key]*Sums{}, make([]ended, maxLate)
 	}
 	if err := errors.Join(s.note(ctx, "currency", o.Currency), s.note(ctx, "edge", o.Edge)); err != nil {
 		return nil, errors.Join(err, s.db.Close())
@@ -108,32 +116,18 @@ func New(ctx context.Context, o Options) (*Ledger, error) {
 func (l *Ledger) Run(ctx context.Context) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	turned, forgot := time.Now(), time.Time{}
+	forgot := time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return errors.Join(l.flush(context.WithoutCancel(ctx)), l.store.db.Close())
 		case now := <-tick.C:
 			_ = l.flush(ctx) // it has been logged, and is tried again
-			if now.Sub(turned) >= lateFor {
-				turned = now
-				l.turn()
-			}
 			if l.Retention > 0 && now.Sub(forgot) >= forgetsEvery {
 				forgot = now
 				l.forget(ctx, now)
 			}
 		}
-	}
-}
-
-// turn forgets the requests that ended long ago.
-func (l *Ledger) turn() {
-	for i := range l.shards {
-		sh := &l.shards[i]
-		sh.mu.Lock()
-		sh.late[0], sh.late[1] = map[uint64]int32{}, sh.late[0]
-		sh.mu.Unlock()
 	}
 }
 

@@ -33,8 +33,8 @@ func (l *Ledger) Ended(v *proxy.Visit) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	l.add(sh, k, &s)
-	if v.Backend != "" && len(sh.late[0]) < maxLate {
-		sh.late[0][v.Number] = int32(k.Minute)
+	if v.Backend != "" {
+		*sh.lateAt(v.Number) = ended{v.Number, int32(k.Minute)}
 	}
 }
 
@@ -50,14 +50,8 @@ func (l *Ledger) Settled(share *proxy.Share) {
 	sh := l.shardOf(share.ID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	for _, half := range sh.late {
-		if minute, known := half[share.ID]; known {
-			k.Minute = int64(minute)
-			if share.Final {
-				delete(half, share.ID)
-			}
-			break
-		}
+	if at := sh.lateAt(share.ID); at.request == share.ID {
+		k.Minute = int64(at.minute)
 	}
 	l.add(sh, k, &s)
 }
