@@ -100,10 +100,10 @@ func refusals(t *testing.T) []struct {
 	no   *router.Refusal
 } {
 	said := func(head, body string) *router.Refusal {
-		var a ask
-		no := read(request(t, head, body), &a)
+		in := request(t, head, body)
+		no := in.read()
 		if no == nil {
-			no = a.check()
+			no = in.ask.check()
 		}
 		if no == nil {
 			t.Fatalf("%s was not refused", head)

@@ -114,19 +114,6 @@ func (d *body) take(b []byte) (data []byte, used int, err error) {
 	return b[:n], used, nil
 }
 
-// pass consumes bytes as take does, but leaves them as they are.
-func (d *body) pass(b []byte) (used int, err error) {
-	for used < len(b) && !d.done && err == nil {
-		if d.kind == byLength || d.chunk == chunkData {
-			used += d.piece(len(b) - used)
-			continue
-		}
-		err = d.step(b[used])
-		used++
-	}
-	return used, err
-}
-
 // piece takes up to n bytes of data.
 func (d *body) piece(n int) int {
 	size := min(d.left, int64(n))
@@ -214,14 +201,12 @@ func (d *body) trail(c byte) error {
 	if err := fields.scan(d.trailer); err != nil {
 		return errChunk
 	}
-	if d.asked && (fields.length >= 0 || fields.chunked || fields.hosts > 0) {
-		return errTrailer
+	for name := range fields.each {
+		if d.asked && !mayTrail(name) { // backends that merge it into the header would believe it
+			return errTrailer
+		}
 	}
-	drop := nothing
-	if d.asked {
-		drop = ofTheEdge // backends that merge it into the header would believe it
-	}
-	d.done, d.trailer = true, fields.appendFields(nil, drop)
+	d.done, d.trailer = true, fields.appendFields(nil, nothing)
 	return nil
 }
 

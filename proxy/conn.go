@@ -21,8 +21,8 @@ import (
 
 // A conn is a client's connection.
 //
-// fasthttp reads requests from it, through the gate, but never answers them. A handler that wants heartbeats, streams, trailers,
-// and breaks that look broken writes its answer to the connection itself, with send, from its own goroutine.
+// Requests are read from it through the gate. A handler that wants heartbeats, streams, trailers, and breaks that look broken writes
+// its answer to the connection itself, with send, from its own goroutine.
 //
 // A conn is also the context of its requests: it ends when the client goes away, or when a shutdown has waited
 // long enough. A client that closes its sending half counts as gone, as it does for nginx.
@@ -33,17 +33,16 @@ type conn struct {
 	source   *source
 	sink     *sink
 	gate     gate
-	line     [maxPath]byte // how the last request began: fasthttp forgets requests whose body it could not read
-	fresh    bool          // nothing has been read
-	due      time.Time     // when the client must have sent what is waited for; zero: whenever
-	alarm    time.Time     // when reading fails: see patiently
-	headBy   time.Time     // when a head must have come of which greet has read the beginning; zero: it has not
-	came     time.Time     // when all came that has been read of the present request; zero: over some time
-	ended    time.Time     // when the last request did; zero: there was none
-	requests int           // so far
-	last     bool          // there will be no other one
-	next     func()        // what becomes of the connection once serve lets go of it; nil: it is closed
-	parent   *conn         // of an HTTP/2 stream: the connection it is one of
+	fresh    bool      // nothing has been read
+	due      time.Time // when the client must have sent what is waited for; zero: whenever
+	alarm    time.Time // when reading fails: see patiently
+	headBy   time.Time // when a head must have come of which greet has read the beginning; zero: it has not
+	came     time.Time // when all came that has been read of the present request; zero: over some time
+	ended    time.Time // when the last request did; zero: there was none
+	requests int       // so far
+	last     bool      // there will be no other one
+	next     func()    // what becomes of the connection once serve lets go of it; nil: it is closed
+	parent   *conn     // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
@@ -204,7 +203,7 @@ func (c *conn) handshake(t *tls.Conn) bool {
 // methods are how plain HTTP requests begin, as far as the header of a TLS record goes.
 var methods = [...]string{"GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET"}
 
-// takeOver has us read what follows a head in place of fasthttp, which reads no more from the connection.
+// takeOver has whoever serves the request read what follows its head.
 func (c *conn) takeOver() {
 	c.due, c.alarm = time.Time{}, time.Time{}
 	c.Conn.SetReadDeadline(time.Time{}) // that of the head; one that cannot be lifted shows when we read
@@ -320,7 +319,7 @@ func (c *conn) state(s fasthttp.ConnState) {
 	c.busy = s == fasthttp.StateActive
 	switch {
 	case c.busy:
-	case c.ln.parts() || s == fasthttp.StateIdle && c.gate.phase != between:
+	case c.ln.parts() || s == fasthttp.StateIdle && !c.gate.ended:
 		c.raw.Close()
 	case c.ln.draining():
 		c.idle = time.Now()

@@ -101,8 +101,7 @@ type Edge struct {
 	upstreams    upstreams
 	calls        calls
 	visits       sync.Pool // of *visit
-	inbounds     sync.Pool // of *inbound
-	intakes      sync.Pool // of *intake: those of visits that need theirs no more
+	intakes      sync.Pool // of *intake
 	ring         ring
 	lastID       atomic.Uint64
 	sample       sample
@@ -174,12 +173,12 @@ func (e *Edge) Serve(ctx context.Context, ln net.Listener, drainLimit time.Durat
 }
 
 // handle is one request, from its head and body to its record.
-func (e *Edge) handle(c *conn, r *fasthttp.Request) {
-	v := e.open(c, r)
+func (e *Edge) handle(c *conn, in *intake) {
+	v := e.open(c, in)
 	defer v.close()
 	if no := v.checkHead(); no != nil {
 		v.last, v.conn.linger = true, true // what follows may be anything
-		v.ask.api = apiOf(r.Header.RequestURI())
+		v.ask.api = apiOf(in.request.Header.RequestURI())
 		v.fail(no)
 		return
 	}
@@ -194,16 +193,16 @@ func (e *Edge) handle(c *conn, r *fasthttp.Request) {
 		v.conn.takeOver()
 	}
 	no := v.identify()
-	if no != nil && !isOpen(&r.Header) {
-		v.ask.api = apiOf(r.Header.RequestURI())
+	if no != nil && !isOpen(&in.request.Header) {
+		v.ask.api = apiOf(in.request.Header.RequestURI())
 		v.fail(no)
 		return
 	}
-	if p, ok := listing(r, v.mayAsk); ok {
+	if p, ok := in.listing(v.mayAsk); ok {
 		v.reply(p)
 		return
 	}
-	no = read(r, &v.ask)
+	no = in.read()
 	v.Model, v.BytesIn = v.ask.model, int64(len(v.ask.body())+len(v.conn.gate.held))
 	if no != nil {
 		v.fail(no)
@@ -228,9 +227,6 @@ func (v *visit) readsOn() bool {
 
 // checkHead refuses what is well formed, as the gate has seen to, and yet must not reach a backend.
 func (v *visit) checkHead() *router.Refusal {
-	if err := v.head.scan(v.request.Header.RawHeaders()); err != nil {
-		return badRequest(fasthttp.StatusBadRequest, "%v", err)
-	}
 	switch {
 	case v.Method == "CONNECT" || v.Method == "TRACE":
 		return badRequest(fasthttp.StatusNotImplemented, "%s is not served", v.Method)
@@ -241,13 +237,10 @@ func (v *visit) checkHead() *router.Refusal {
 }
 
 // misread answers a request that could not be read, and has its connection closed.
-func (e *Edge) misread(c *conn, r *fasthttp.Request, err error) {
-	v := e.open(c, r)
+func (e *Edge) misread(c *conn, in *intake, err error) {
+	v := e.open(c, in)
 	defer v.close()
 	v.last, v.conn.linger = true, true
-	if v.pathLen == 0 || v.path[0] != '/' || len(r.Header.RawHeaders()) == 0 {
-		v.recall()
-	}
 	v.ask.api = apiOf(v.path[:v.pathLen])
 	if no := v.conn.gate.no; no != nil {
 		v.fail(no)
@@ -256,20 +249,21 @@ func (e *Edge) misread(c *conn, r *fasthttp.Request, err error) {
 	v.fail(e.unreadable(err))
 }
 
-// recall takes method and path from how the request began: fasthttp has forgotten them.
-func (v *visit) recall() {
-	m, rest, _ := bytes.Cut(v.conn.line[:], []byte(" "))
-	path := rest[:max(0, bytes.IndexAny(rest, " ?\r\n\x00"))]
-	v.Method, v.pathLen = method(m), copy(v.path[:], path)
+// begun is how a request began whose head is no good, or not all there.
+func begun(b []byte) (method, path []byte) {
+	method, rest, _ := bytes.Cut(b, []byte(" "))
+	if !isMethod(method) {
+		return nil, nil
+	}
+	return method, rest[:max(0, bytes.IndexAny(rest, " ?\r\n"))]
 }
 
-// unreadable says what was wrong with a request, by the error that fasthttp had with it.
+// unreadable says what was wrong with a request, by the error that reading it had.
 func (e *Edge) unreadable(err error) *router.Refusal {
-	_, small := errors.AsType[*fasthttp.ErrSmallBuffer](err)
 	switch {
-	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+	case errors.Is(err, errBodyTooLarge):
 		return tooLarge(e.limits)
-	case small:
+	case errors.Is(err, errFull):
 		return badRequest(fasthttp.StatusRequestHeaderFieldsTooLarge, "the header is larger than the limit of %d bytes", e.limits.Header)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return badRequest(fasthttp.StatusRequestTimeout, "the request took too long to come")

@@ -243,7 +243,7 @@ func (v *visit) relay(p *passage) error {
 		return err
 	}
 	v.streamed = v.ask.stream
-	v.request.ResetBody() // nobody will ask for it again
+	v.forgetBody() // nobody will ask for it again
 	v.phase = streaming
 	if a.status == fasthttp.StatusSwitchingProtocols {
 		return v.switchOver(p.u, &a, n)

@@ -97,6 +97,16 @@ func (h *head) each(yield func(name, value []byte) bool) {
 	}
 }
 
+// get is the last field of a name, which is given in lower case.
+func (h *head) get(lower string) (last []byte) {
+	for name, value := range h.each {
+		if is(name, lower) {
+			last = value
+		}
+	}
+	return last
+}
+
 // ofAProxy names the fields that we answer or say anew even where a trusted proxy sent them.
 func ofAProxy(name []byte) bool {
 	return is(name, "expect") || is(name, "trailer") || is(name, "x-forwarded-for") || isForwarded(name) && bytes.IndexByte(name, '_') >= 0

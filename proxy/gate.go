@@ -14,16 +14,15 @@ import (
 	"pilotlight/router"
 )
 
-// A gate lets a client's bytes through to fasthttp: one request at a time, and only while there is one way to read them.
+// A gate lets a client's bytes through: one request at a time, and only while there is one way to read them.
 //
-// Where two readers of the same bytes disagree about the end of a request, one request is smuggled inside another. fasthttp
-// is laxer than RFC 9112 in places, and waits where it should refuse. So nothing reaches it that the gate has
-// not understood: heads whole, bodies up to where their length or their last chunk says, and not a byte behind that.
+// Where two readers of the same bytes disagree about the end of a request, one request is smuggled inside another. So there is one
+// reader, it is stricter than any backend, and what it read is what is said to the backend: its head understood field by field, its
+// body as far as its length or its last chunk says, and not a byte behind that.
 type gate struct {
-	phase gatePhase
 	limit int             // of a head, in bytes
-	known int             // bytes of an incomplete head whose line ends are fine
-	ahead int             // bytes at the front of the source that may go through
+	known int             // bytes of an incomplete head that have been looked at
+	ended bool            // nothing is left of the present request: the next one may begin
 	body  body            // what is left of it
 	open  bool            // what is left of the body is not read beforehand: see visit.readsOn
 	held  []byte          // what has been read of such a body
@@ -32,24 +31,15 @@ type gate struct {
 	no    *router.Refusal // nothing goes through any more
 }
 
-type gatePhase uint8
-
-const (
-	between gatePhase = iota // requests: at the first byte of one
-	atHead                   // its first byte is there
-	atBody
-)
-
 // Refusals of heads, besides those of its fields.
 var (
-	errLine    = errors.New(`the request line is malformed: it must be "METHOD target HTTP/1.1" with single spaces`)
-	errLF      = errors.New("a line ends in LF alone; lines end in CRLF")
-	errMethod  = errors.New("the method is malformed: it consists of capital letters, with - or _ between them")
-	errTarget  = errors.New("the target is malformed: it must be a path, or an http URL, of visible ASCII characters, with % before two hex digits only, without a fragment")
-	errHost    = errors.New("the Host header must be there once, be a host, and be that of the target where the target is a URL")
-	errMasked  = errors.New("Content_Length and Transfer_Encoding are what some backends take for the fields with a dash")
-	errTrailer = errors.New("the trailer has a field that must be in the header")
-	errDesync  = errors.New("the request is longer than its header says")
+	errLine         = errors.New(`the request line is malformed: it must be "METHOD target HTTP/1.1" with single spaces`)
+	errMethod       = errors.New("the method is malformed: it consists of capital letters, with - or _ between them")
+	errTarget       = errors.New("the target is malformed: it must be a path, or an http URL, of visible ASCII characters, with % before two hex digits only, without a fragment")
+	errHost         = errors.New("the Host header must be there once, be a host, and be that of the target where the target is a URL")
+	errMasked       = errors.New("Content_Length and Transfer_Encoding are what some backends take for the fields with a dash")
+	errTrailer      = errors.New("the trailer has a field that must be in the header")
+	errBodyTooLarge = errors.New("the body is larger than its limit")
 )
 
 const (
@@ -71,35 +61,6 @@ func (c *conn) await() error {
 	return c.awaitFirst()
 }
 
-// Read is fasthttp's. The head is there: see readHead.
-func (c *conn) Read(p []byte) (int, error) {
-	g := &c.gate
-	switch {
-	case g.no != nil:
-		return 0, g.no
-	case g.phase == between: // fasthttp takes the request to be longer than we do
-		return 0, g.refuse(fasthttp.StatusBadRequest, errDesync)
-	case g.ahead == 0:
-		if n, err := c.readBody(p); n > 0 || err != nil {
-			return n, err
-		}
-	}
-	n := copy(p, c.source.bytes()[:g.ahead])
-	c.source.consume(n)
-	if g.ahead -= n; g.ahead == 0 {
-		g.next()
-	}
-	return n, nil
-}
-
-// next is after everything that may go through has gone through.
-func (g *gate) next() {
-	g.phase = atBody
-	if g.body.done {
-		g.phase = between
-	}
-}
-
 // refuse closes the gate.
 func (g *gate) refuse(status int, err error) error {
 	g.no = badRequest(status, "%v", err)
@@ -110,7 +71,7 @@ func (g *gate) refuse(status int, err error) error {
 // the beginning of one it closes the gate.
 func (c *conn) awaitFirst() error {
 	g := &c.gate
-	g.phase, g.known, g.timed, g.open, g.held = atHead, 0, false, false, nil
+	g.ended, g.known, g.timed, g.open, g.held = false, 0, false, false, nil
 	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
 	for empty := 0; ; {
 		b := c.source.bytes()
@@ -123,7 +84,6 @@ func (c *conn) awaitFirst() error {
 				return c.noted(err)
 			}
 		case b[0] == '\r', b[0] == '\n':
-			clear(c.line[:])
 			g.refuse(fasthttp.StatusBadRequest, errLine)
 			return nil
 		default:
@@ -133,16 +93,14 @@ func (c *conn) awaitFirst() error {
 }
 
 // readHead waits for a whole head.
-func (c *conn) readHead() error {
+func (c *conn) readHead(in *intake) error {
 	for {
-		b := c.source.bytes()
-		clear(c.line[copy(c.line[:], b):])
-		n, err := c.gate.check(b)
+		n, err := c.gate.check(c.source.bytes(), in)
 		if err != nil {
 			return err
 		}
 		if n > 0 {
-			c.gate.ahead = n
+			c.source.consume(n)
 			return nil
 		}
 		c.came = time.Time{}
@@ -152,41 +110,69 @@ func (c *conn) readHead() error {
 	}
 }
 
-// check reads the head at the beginning of b and says how long it is; 0: it is not all there. What can be refused
+// check reads the head at the beginning of b into a request and says how long it is; 0: it is not all there. What can be refused
 // before it is all there is refused then, lest a client that ends its lines in LF waits for ever.
-func (g *gate) check(b []byte) (int, error) {
-	from := max(0, g.known-len(crlf))
-	n := from + bytes.Index(b[from:], crlfcrlf) + len(crlfcrlf)
-	switch whole := n >= from+len(crlfcrlf); {
-	case whole && n <= g.limit:
-	case len(b) >= g.limit:
-		return 0, g.tooLarge()
-	default:
-		return 0, g.checkPart(b)
+func (g *gate) check(b []byte, in *intake) (n int, err error) {
+	news := b[g.known:]
+	if g.known = len(b); bytes.IndexByte(news, '\n') < 0 { // no line has ended
+		switch {
+		case len(b) >= g.limit:
+			return 0, g.tooLarge()
+		case !visible(bytes.TrimSuffix(news, crlf[:1])): // TLS, for one
+			return 0, g.refuse(fasthttp.StatusBadRequest, errLine)
+		}
+		return 0, nil
 	}
-	line, fields, _ := bytes.Cut(b[:n], crlf)
-	r, status, err := parseRequestLine(line)
+	in.text = append(in.text[:0], b[:min(len(b), g.limit)]...)
+	line, fields, err := cutLine(in.text)
+	var r requestLine
+	status := fasthttp.StatusBadRequest
+	switch {
+	case err == errPart: //nolint:errorlint // it is ours, and is never wrapped
+		return 0, g.tooLarge() // its end is behind the limit
+	case err == nil:
+		r, status, err = parseRequestLine(line)
+	}
 	if err != nil {
 		return 0, g.refuse(status, err)
 	}
-	var h head
-	err = h.scan(fields)
-	switch {
+	switch n, err = in.head.read(fields); {
 	case errors.Is(err, errFields):
 		return 0, g.refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, err)
-	case err == nil && h.masked:
+	case err != nil:
+	case in.head.masked:
 		err = errMasked
-	case err == nil && h.chunked && !r.http11:
+	case in.head.lengths > 1: // even if they agree: no client of good will sends two
+		err = errLength
+	case in.head.trails:
+		err = errTrailer
+	case in.head.chunked && !r.http11:
 		err = errCoding
-	case err == nil && !r.hostFits(&h):
+	case n > 0 && !r.hostFits(&in.head):
 		err = errHost
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return 0, g.refuse(fasthttp.StatusBadRequest, err)
+	case n == 0 && len(b) >= g.limit:
+		return 0, g.tooLarge()
+	case n == 0:
+		return 0, nil
 	}
-	g.body = requestBody(&h)
-	g.asks = r.http11 && !g.body.done && is(h.expect, "100-continue")
+	n += len(in.text) - len(fields)
+	in.text = in.text[:n]
+	in.is(&r)
+	g.body = requestBody(&in.head)
+	g.ended = g.body.done
+	g.asks = r.http11 && !g.body.done && is(in.head.expect, "100-continue")
 	return n, nil
+}
+
+// is takes in the request line of a head that is whole.
+func (in *intake) is(r *requestLine) {
+	in.whole, in.http11 = true, r.http11
+	in.request.Header.SetMethodBytes(r.method)
+	in.request.Header.SetRequestURIBytes(r.target)
 }
 
 func (g *gate) tooLarge() error {
@@ -194,90 +180,34 @@ func (g *gate) tooLarge() error {
 	return g.no
 }
 
-// checkPart looks at a head that is not all there: at its request line, and at how its lines end.
-func (g *gate) checkPart(b []byte) error {
-	for {
-		i := bytes.IndexByte(b[g.known:], '\n')
-		if i < 0 {
-			break
-		}
-		if i += g.known; i == 0 || b[i-1] != '\r' {
-			return g.refuse(fasthttp.StatusBadRequest, errLF)
-		}
-		g.known = i + 1
-	}
-	line, _, all := bytes.Cut(b, crlf)
-	if all {
-		if _, status, err := parseRequestLine(line); err != nil {
-			return g.refuse(status, err)
-		}
-	}
-	if !visible(bytes.TrimSuffix(line, crlf[:1])) { // TLS, for one
-		return g.refuse(fasthttp.StatusBadRequest, errLine)
-	}
-	return nil
-}
-
-// readBody waits for more of a body. What has a length goes to p directly, the rest waits in the source.
-func (c *conn) readBody(p []byte) (int, error) {
+// hold appends the body to held until there is more of it than most, in bytes, or all. Where that is not all, the rest is to pass through.
+func (c *conn) hold(held []byte, most int) ([]byte, error) {
 	g := &c.gate
-	if len(c.source.bytes()) == 0 {
-		if err := c.awaitBody(); err != nil {
-			return 0, err
-		}
-		if g.body.kind == byLength {
-			var n int
-			err := c.patiently(func() (err error) {
-				n, err = c.Conn.Read(p[:min(int64(len(p)), g.body.left)])
-				return err
-			})
-			g.body.pass(p[:n])
-			g.next()
-			return n, c.noted(err)
-		}
-		if err := c.patiently(c.source.fill); err != nil {
-			return 0, c.noted(err)
-		}
+	if g.body.kind == byLength && g.body.left > int64(c.ln.limits.Body) {
+		return held, errBodyTooLarge
 	}
-	g.asks = false
-	n, err := g.body.pass(c.source.bytes())
-	if err != nil {
-		return 0, g.refuse(fasthttp.StatusBadRequest, err)
-	}
-	g.ahead = n
-	return 0, nil
-}
-
-// hold reads a body of unknown length until there is more of it than most, in bytes, or all. It gives the body if that is all
-// there; else the gate has what is, and the rest is to pass through.
-func (c *conn) hold(most int) ([]byte, error) {
-	g := &c.gate
-	var held []byte
 	for !g.body.done && len(held) <= most {
 		if len(c.source.bytes()) == 0 {
 			if err := c.awaitBody(); err != nil {
-				return nil, err
+				return held, err
 			}
 			if err := c.patiently(c.source.fill); err != nil {
-				return nil, c.noted(err)
+				return held, c.noted(err)
 			}
 		}
 		g.asks = false
 		data, used, err := g.body.take(c.source.bytes())
 		if err != nil {
-			return nil, g.refuse(fasthttp.StatusBadRequest, err)
+			return held, g.refuse(fasthttp.StatusBadRequest, err)
 		}
 		held = append(held, data...)
 		c.source.consume(used)
 		if len(held) > int(c.ln.limits.Body) {
-			return nil, fasthttp.ErrBodyTooLarge
+			return held, errBodyTooLarge
 		}
 	}
-	if g.next(); g.body.done {
-		return held, nil
-	}
-	g.open, g.held = true, held
-	return nil, nil
+	g.ended = g.body.done
+	return held, nil
 }
 
 // awaitBody has a client send its body, and gives it its time for that, from when the first of it is waited for.

@@ -49,7 +49,7 @@ func isGRPC(r *http.Request) bool {
 func (e *Edge) handleCall(c *conn, s *stream) {
 	defer c.Close()
 	path := s.r.URL.EscapedPath()
-	v := e.receive(c, []byte(s.r.Method), []byte(path), time.Now())
+	v := e.receive(c, e.takeIn(), []byte(s.r.Method), []byte(path), time.Now())
 	defer v.close()
 	v.http1, v.call = true, &call{stream: s, streams: path != kserveService+"ModelInfer"}
 	v.ask.api = gRPC

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strconv"
+	"strings"
 )
 
 // Heads are passed on as bytes: each field is checked and, unless it concerns one hop only, copied as it stands. What
@@ -17,6 +18,8 @@ var (
 	errHops   = errors.New("the Connection header names too many fields")
 	errFields = errors.New("the header has too many fields")
 	errStatus = errors.New("the status line is malformed")
+	errLF     = errors.New("a line ends in LF alone; lines end in CRLF")
+	errPart   = errors.New("a line has no end yet")
 )
 
 // maxFields bounds the fields of a message.
@@ -25,11 +28,13 @@ const maxFields = 256
 // maxNamed bounds the fields that Connection headers may name.
 const maxNamed = 8
 
-// head is what the fields of a message say about its framing and its hop. It borrows the bytes it was scanned from.
+// head is what the fields of a message say about its framing and its hop, and what else the edge has to know. It borrows the bytes it was read from.
 type head struct {
 	fields       []byte // without the empty line that ends them
 	length       int64  // of the body, by Content-Length; -1: not given
+	lengths      int    // how often it is given
 	chunked      bool
+	trails       bool // a Trailer header names a field that must not stand in a trailer
 	masked       bool // a field looks like one of these to backends that do not tell _ from -, as CGI has it
 	close        bool // the sender closes the connection after this message
 	sse          bool // the body is a stream of server-sent events
@@ -43,6 +48,10 @@ type head struct {
 	host         []byte
 	hosts        int // how often it is given
 	expect       []byte
+	model        []byte // of a request, by modelHeader: the first one
+	contentType  []byte // the last one
+	encoded      bool   // the body has a Content-Encoding
+	anthropic    bool   // the client is Anthropic's
 	upgrade      []byte
 	switching    bool             // the Connection header says that Upgrade is meant for us
 	named        [maxNamed][]byte // by Connection headers: these go no further
@@ -51,23 +60,40 @@ type head struct {
 
 // scan checks the fields in b, which may end with the empty line, and takes note of what they say.
 func (h *head) scan(b []byte) error {
-	*h = head{length: -1, fields: b}
-	if string(b) == "\r\n" || bytes.HasSuffix(b, []byte("\r\n\r\n")) {
-		h.fields = b[:len(b)-2]
+	n, err := h.read(b)
+	if err == nil && n == 0 && len(h.fields) < len(b) || n > 0 && n < len(b) {
+		err = errField
 	}
-	for n, rest := 0, h.fields; len(rest) > 0; n++ {
+	return err
+}
+
+// read checks the fields at the beginning of b, as far as the empty line that ends them, and takes note of what they say. It returns how
+// long all that is, or 0 while the empty line is not there; what is no good is no good before that.
+func (h *head) read(b []byte) (n int, err error) {
+	*h = head{length: -1}
+	rest, count := b, 0
+	for ; !bytes.HasPrefix(rest, crlf); count++ {
 		name, value, next, err := cutField(rest)
 		switch {
+		case err == errPart: //nolint:errorlint // it is ours, and is never wrapped
+			h.fields = b[:len(b)-len(rest)]
+			return 0, h.sound()
 		case err != nil:
-			return err
-		case n == maxFields:
-			return errFields
+			return 0, err
+		case count == maxFields:
+			return 0, errFields
 		}
 		if err := h.note(name, value); err != nil {
-			return err
+			return 0, err
 		}
 		rest = next
 	}
+	h.fields = b[:len(b)-len(rest)]
+	return len(h.fields) + len(crlf), h.sound()
+}
+
+// sound refuses fields that contradict each other.
+func (h *head) sound() error {
 	if h.chunked && h.length >= 0 {
 		return errLength
 	}
@@ -91,8 +117,13 @@ func (h *head) note(name, value []byte) error {
 			h.expect = value
 		}
 	case len("upgrade"):
-		if is(name, "upgrade") {
+		switch {
+		case is(name, "upgrade"):
 			h.upgrade = value
+		case is(name, "trailer"):
+			for field := range bytes.SplitSeq(value, []byte(",")) {
+				h.trails = h.trails || !mayTrail(trim(field))
+			}
 		}
 	case len("traceparent"):
 		if is(name, "traceparent") {
@@ -111,6 +142,7 @@ func (h *head) note(name, value []byte) error {
 		}
 	case len("content-type"):
 		if is(name, "content-type") {
+			h.contentType = value
 			kind, _, _ := bytes.Cut(value, []byte(";"))
 			h.sse = is(trim(kind), "text/event-stream")
 		}
@@ -122,9 +154,18 @@ func (h *head) note(name, value []byte) error {
 				return errLength
 			}
 			h.length = n
+			h.lengths++
+		}
+	case len("content-encoding"):
+		h.encoded = h.encoded || is(name, "content-encoding") && !is(value, "identity")
+	case len("x-pilotlight-model"):
+		if h.model == nil && is(name, "x-pilotlight-model") {
+			h.model = value
 		}
 	case len("transfer-encoding"):
 		switch {
+		case is(name, "anthropic-version"):
+			h.anthropic = true
 		case is(name, "x-accel-buffering"):
 			h.buffering = true
 		case masked(name, "transfer-encoding"):
@@ -212,6 +253,17 @@ func ofTheEdge(name []byte) bool {
 
 func nothing([]byte) bool { return false }
 
+// mayTrail says whether a request's field may stand in its trailer: none that says how to frame, route, process or authorise the request, or what its
+// body is (RFC 9110, 6.5.1).
+func mayTrail(name []byte) bool {
+	switch name := string(bytes.ToLower(name)); name {
+	case "authorization", "cookie", "expect", "host", "location", "max-forwards", "range", "set-cookie", "trailer", "www-authenticate":
+		return false
+	default:
+		return !ofThisHop([]byte(name)) && !isForwarded([]byte(name)) && !strings.HasPrefix(name, "content-") && !strings.HasPrefix(name, "proxy-")
+	}
+}
+
 // message is a request as it goes to a backend.
 type message struct {
 	method, target []byte
@@ -285,11 +337,10 @@ type answer struct {
 
 // parse reads the answer at the beginning of b and returns the length of its head, or 0 while that is incomplete.
 func (a *answer) parse(b []byte) (int, error) {
-	n := bytes.Index(b, crlfcrlf) + len(crlfcrlf)
-	if n < len(crlfcrlf) {
-		return 0, checkPart(b)
+	line, fields, err := cutLine(b)
+	if err != nil {
+		return 0, partly(b, err)
 	}
-	line, fields, _ := bytes.Cut(b[:n], crlf)
 	version, phrase, ok := bytes.Cut(line, []byte(" "))
 	code, _, _ := bytes.Cut(phrase, []byte(" "))
 	status, isNumber := decimal(code)
@@ -300,28 +351,23 @@ func (a *answer) parse(b []byte) (int, error) {
 	if !a.http11 && string(version) != "HTTP/1.0" {
 		return 0, errStatus
 	}
-	if err := a.scan(fields); err != nil {
+	n, err := a.read(fields)
+	switch {
+	case n == 0 || err != nil:
 		return 0, err
-	}
-	if a.chunked && !a.http11 {
+	case a.chunked && !a.http11:
 		return 0, errCoding
 	}
 	a.status, a.phrase = int(status), phrase
-	return n, nil
+	return len(b) - len(fields) + n, nil
 }
 
-// checkPart refuses an answer of whose head not all is there when what is there is no good: the rest may never come.
-func checkPart(b []byte) error {
-	if version := []byte("HTTP/1."); !bytes.HasPrefix(b, version[:min(len(b), len(version))]) {
-		return errStatus
+// partly says what is to be made of an answer whose first line is not all there: what is no good is refused, since the rest may never come.
+func partly(b []byte, err error) error {
+	if version := []byte("HTTP/1."); err == errPart && bytes.HasPrefix(b, version[:min(len(b), len(version))]) { //nolint:errorlint // as above
+		return nil
 	}
-	for i := bytes.IndexByte(b, '\n'); i >= 0; i = bytes.IndexByte(b, '\n') {
-		if i == 0 || b[i-1] != '\r' {
-			return errField
-		}
-		b = b[i+1:]
-	}
-	return nil
+	return errStatus
 }
 
 // empty says whether no body follows the answer, whatever its header says.
@@ -365,17 +411,29 @@ func appendLength(dst []byte, n int64) []byte {
 	return append(strconv.AppendInt(append(dst, "Content-Length: "...), n, 10), "\r\n"...)
 }
 
+// cutLine takes one line from b, without the CRLF that ends it.
+func cutLine(b []byte) (line, rest []byte, err error) {
+	switch end := bytes.IndexByte(b, '\n'); {
+	case end < 0:
+		return nil, b, errPart
+	case end == 0 || b[end-1] != '\r':
+		return nil, b, errLF
+	default:
+		return b[:end-1], b[end+1:], nil
+	}
+}
+
 // cutField takes one line from b: a name, a colon, a value without the white space around it, and CRLF.
 func cutField(b []byte) (name, value, rest []byte, err error) {
-	end := bytes.IndexByte(b, '\n')
-	if end < 1 || b[end-1] != '\r' {
+	line, rest, err := cutLine(b)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	colon := bytes.IndexByte(line, ':')
+	if colon < 0 || !token(line[:colon]) || !visible(line[colon+1:]) {
 		return nil, nil, nil, errField
 	}
-	name, value, found := bytes.Cut(b[:end-1], []byte(":"))
-	if !found || !token(name) || !visible(value) {
-		return nil, nil, nil, errField
-	}
-	return name, trim(value), b[end+1:], nil
+	return line[:colon], trim(line[colon+1:]), rest, nil
 }
 
 // trim takes spaces and tabs off both ends. bytes.Trim takes five times as long to see that there is hardly any.

@@ -31,11 +31,12 @@ func jsonPage(v any) page { return page{fasthttp.StatusOK, "application/json", a
 
 // listing answers what clients ask of the edge and not of a model: what there is, and whether it is up. It says
 // false where the request is for a model. None of it wakes anything.
-func listing(r *fasthttp.Request, models func() []router.ModelStatus) (page, bool) {
-	if !r.Header.IsGet() && !r.Header.IsHead() {
+func (in *intake) listing(models func() []router.ModelStatus) (page, bool) {
+	r := &in.request.Header
+	if !r.IsGet() && !r.IsHead() {
 		return page{}, false
 	}
-	path, _, _ := bytes.Cut(originForm(r.Header.RequestURI()), []byte("?"))
+	path, _, _ := bytes.Cut(originForm(r.RequestURI()), []byte("?"))
 	if len(path) > 1 {
 		path = bytes.TrimSuffix(path, []byte("/"))
 	}
@@ -45,7 +46,7 @@ func listing(r *fasthttp.Request, models func() []router.ModelStatus) (page, boo
 	case "/healthz":
 		return textPage("ok"), true
 	case "/v1/models":
-		if readHeader(&r.Header).anthropic {
+		if in.head.anthropic {
 			return jsonPage(anthropicModels(models())), true
 		}
 		return jsonPage(openAIModels(models())), true
@@ -63,7 +64,7 @@ func listing(r *fasthttp.Request, models func() []router.ModelStatus) (page, boo
 		return jsonPage(map[string]bool{"ready": true}), true
 	}
 	if id, ok := bytes.CutPrefix(path, []byte("/v1/models/")); ok {
-		return oneModel(r, string(unescape(id, url.PathUnescape)), models()), true
+		return oneModel(in.head.anthropic, string(unescape(id, url.PathUnescape)), models()), true
 	}
 	if id, ok := bytes.CutPrefix(path, []byte("/v2/models/")); ok {
 		if id, ok := bytes.CutSuffix(id, []byte("/ready")); ok && bytes.IndexByte(id, '/') < 0 {
@@ -104,8 +105,7 @@ func version() string {
 }
 
 // oneModel is a model by its name or an alias.
-func oneModel(r *fasthttp.Request, id string, models []router.ModelStatus) page {
-	fromAnthropic := readHeader(&r.Header).anthropic
+func oneModel(fromAnthropic bool, id string, models []router.ModelStatus) page {
 	i := find(models, id)
 	switch {
 	case i >= 0 && fromAnthropic:

@@ -67,7 +67,7 @@ func TestListingAnswersWhatIsAskedOfTheEdge(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p, ok := listing(request(t, tt.head, ""), tt.models)
+			p, ok := request(t, tt.head, "").listing(tt.models)
 			if !ok {
 				t.Fatal("not answered")
 			}
@@ -82,7 +82,7 @@ func TestListingAnswersWhatIsAskedOfTheEdge(t *testing.T) {
 }
 
 func TestListingOfOllamaHasAllModels(t *testing.T) {
-	p, _ := listing(request(t, "GET /api/tags", ""), someModels)
+	p, _ := request(t, "GET /api/tags", "").listing(someModels)
 	want := `{"models":[{"name":"llama-8b","model":"llama-8b","modified_at":"2026-11-01T12:00:00Z","size":17179869184,` + llamaDigest + `,` + details + `},{"name":"llama3:70b",`
 	if !strings.HasPrefix(string(p.body), want) {
 		t.Errorf("got %s; want %s...", p.body, want)
@@ -90,7 +90,7 @@ func TestListingOfOllamaHasAllModels(t *testing.T) {
 }
 
 func TestListingOfKServeNamesTheServer(t *testing.T) {
-	p, ok := listing(request(t, "GET /v2", ""), noModels)
+	p, ok := request(t, "GET /v2", "").listing(noModels)
 	var got struct {
 		Name       string
 		Version    string
@@ -104,7 +104,7 @@ func TestListingOfKServeNamesTheServer(t *testing.T) {
 func TestListingLeavesTheRestToTheModels(t *testing.T) {
 	for _, head := range []string{"POST /v1/models", "DELETE /v1/models/m", "POST /v1/models/m:predict", "GET /v2/models/m", "GET /v2/models/m/versions/1/ready", "GET /api/show", "GET /upstream/m/v1/models", "OPTIONS *"} {
 		models := func() []router.ModelStatus { t.Errorf("%s: asked for the models", head); return nil }
-		if p, ok := listing(request(t, head, ""), models); ok {
+		if p, ok := request(t, head, "").listing(models); ok {
 			t.Errorf("%s: answered %s", head, p.body)
 		}
 	}

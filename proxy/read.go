@@ -56,18 +56,18 @@ func (a *ask) target() []byte { return a.sent.target }
 // body is the body that is sent on.
 func (a *ask) body() []byte { return a.sent.body }
 
-// read finds out what a request asks for. Where several places name a model the first of these counts: /upstream/{m},
+// read finds out what the request asks for. Where several places name a model the first of these counts: /upstream/{m},
 // another path, the header, the body, the query. The others are the backend's business, and so is a body that need not
-// be understood because the path or the header names the model. What it finds borrows from r.
-func read(r *fasthttp.Request, dst *ask) *router.Refusal {
+// be understood because the path or the header names the model. What it finds borrows from the intake.
+func (in *intake) read() *router.Refusal {
+	dst, head := &in.ask, &in.head
 	last, scratch := dst.model, dst.scratch
 	if cap(scratch.body) > maxScratch {
 		scratch.body = nil
 	}
 	*dst = ask{scratch: scratch}
-	head := readHeader(&r.Header)
-	upstream, target := cutUpstream(originForm(r.Header.RequestURI()))
-	dst.came = payload{target, r.Body()}
+	upstream, target := cutUpstream(originForm(in.request.Header.RequestURI()))
+	dst.came = payload{target, in.request.Body()}
 	dst.sent = dst.came
 	path, _, _ := bytes.Cut(target, []byte("?"))
 	dst.api = apiOf(path)
@@ -145,33 +145,6 @@ func splice(dst, src []byte, from int, at span, with string) ([]byte, int) {
 	return append(append(dst, src[from:at.from]...), with...), at.to
 }
 
-// header is what the edge reads of a request's header.
-type header struct {
-	model, contentType []byte
-	encoded            bool // the body has a Content-Encoding
-	anthropic          bool // the client is Anthropic's
-}
-
-// readHeader looks at every name without regard to case: fasthttp may have been told to leave names as they came.
-func readHeader(h *fasthttp.RequestHeader) header {
-	r := header{contentType: h.ContentType()}
-	for name, value := range h.All() {
-		switch len(name) {
-		case len("x-pilotlight-model"):
-			if r.model == nil && is(name, "x-pilotlight-model") {
-				r.model = value
-			}
-		case len("content-encoding"):
-			if is(name, "content-encoding") && !is(value, "identity") {
-				r.encoded = true
-			}
-		case len("anthropic-version"):
-			r.anthropic = r.anthropic || is(name, "anthropic-version")
-		}
-	}
-	return r
-}
-
 // form is how a body is read.
 type form uint8
 
@@ -201,7 +174,7 @@ func formOf(contentType, body []byte) form {
 }
 
 // readBody finds the model and stream in the body.
-func (a *ask) readBody(head header) *router.Refusal {
+func (a *ask) readBody(head *head) *router.Refusal {
 	form := formOf(head.contentType, a.came.body)
 	if form == opaque {
 		return nil

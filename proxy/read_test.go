@@ -6,26 +6,24 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/valyala/fasthttp"
-
 	"pilotlight/router"
 )
 
 // request makes a request of a head, whose lines end in \n, and a body.
-func request(t testing.TB, head, body string) *fasthttp.Request {
+func request(t testing.TB, head, body string) *intake {
 	t.Helper()
-	r := &fasthttp.Request{}
-	lines := strings.Split(head, "\n")
-	method, target, _ := strings.Cut(lines[0], " ")
-	r.Header.DisableNormalizing()
-	r.Header.SetMethod(method)
-	r.SetRequestURI(target)
-	for _, line := range lines[1:] {
-		name, value, _ := strings.Cut(line, ": ")
-		r.Header.Set(name, value)
+	in := &intake{}
+	line, fields, _ := strings.Cut(head, "\n")
+	method, target, _ := strings.Cut(line, " ")
+	in.is(&requestLine{[]byte(method), []byte(target), true})
+	if fields != "" {
+		fields = strings.ReplaceAll(fields, "\n", "\r\n") + "\r\n"
 	}
-	r.SetBodyRaw([]byte(body))
-	return r
+	if err := in.head.scan([]byte(fields)); err != nil {
+		t.Fatalf("%q: %v", head, err)
+	}
+	in.request.SetBodyRaw([]byte(body))
+	return in
 }
 
 const asJSON = "\nContent-Type: application/json"
@@ -93,8 +91,8 @@ func TestReadFindsTheModelWhereverItIs(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := request(t, tt.head, tt.body)
-			var a ask
-			if no := read(r, &a); no != nil {
+			a := &r.ask
+			if no := r.read(); no != nil {
 				t.Fatalf("refused: %v", no)
 			}
 			if a.model != tt.model || a.api != tt.api || a.stream != tt.stream {
@@ -131,16 +129,17 @@ func TestReadRefuses(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			a := ask{model: "the last one"}
-			no := read(request(t, tt.head, tt.body), &a)
+			r := request(t, tt.head, tt.body)
+			r.ask.model = "the last one"
+			no := r.read()
 			if no == nil {
-				t.Fatalf("read model %q; want a refusal", a.model)
+				t.Fatalf("read model %q; want a refusal", r.ask.model)
 			}
 			if no.Status != tt.status || no.Code != tt.code || !strings.Contains(no.Reason, tt.reason) {
 				t.Errorf("got %d %s %q; want %d %s with %q", no.Status, no.Code, no.Reason, tt.status, tt.code, tt.reason)
 			}
-			if a.model != "" {
-				t.Errorf("a refused request has the model %q", a.model)
+			if r.ask.model != "" {
+				t.Errorf("a refused request has the model %q", r.ask.model)
 			}
 		})
 	}
@@ -172,8 +171,8 @@ func TestRenameChangesEveryPlaceThatNamesTheModel(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := request(t, tt.head, tt.body)
-			var a ask
-			if no := read(r, &a); no != nil {
+			a := &r.ask
+			if no := r.read(); no != nil {
 				t.Fatalf("refused: %v", no)
 			}
 			a.rename("something else first")
@@ -184,8 +183,8 @@ func TestRenameChangesEveryPlaceThatNamesTheModel(t *testing.T) {
 			if got := string(a.body()); got != tt.sent {
 				t.Errorf("got body %s; want %s", got, tt.sent)
 			}
-			if string(r.Body()) != tt.body {
-				t.Errorf("the client's own body was changed: %q", r.Body())
+			if string(r.request.Body()) != tt.body {
+				t.Errorf("the client's own body was changed: %q", r.request.Body())
 			}
 		})
 	}
@@ -193,8 +192,8 @@ func TestRenameChangesEveryPlaceThatNamesTheModel(t *testing.T) {
 
 func TestCheckReadsWhatReadSkims(t *testing.T) {
 	r := request(t, "POST /v1/x"+asJSON, `{"model":"m","n":1.2.3}`)
-	var a ask
-	if no := read(r, &a); no != nil {
+	a := &r.ask
+	if no := r.read(); no != nil {
 		t.Fatalf("refused: %v", no)
 	}
 	no := a.check()
@@ -208,9 +207,10 @@ func FuzzRename(f *testing.F) {
 	f.Add([]byte(`{"a":"m","model":"m"}`), "n")
 	f.Add([]byte(` {"model" : "\u006d\"" ,"x":[]}`), "a/\"b\"<é>\xff")
 	f.Fuzz(func(t *testing.T, src []byte, name string) {
-		var a ask
+		r := request(t, "POST /v1/x"+asJSON, string(src))
+		a := &r.ask
 		var want map[string]any
-		if no := read(request(t, "POST /v1/x"+asJSON, string(src)), &a); no != nil || json.Unmarshal(src, &want) != nil {
+		if no := r.read(); no != nil || json.Unmarshal(src, &want) != nil {
 			return
 		}
 		a.rename(name)
@@ -230,9 +230,8 @@ func FuzzRename(f *testing.F) {
 
 func TestReadDoesNotAllocateForTheModelItReadLast(t *testing.T) {
 	r := request(t, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y"+asJSON, chat(1<<10))
-	var a ask
 	got := testing.AllocsPerRun(100, func() {
-		if no := read(r, &a); no != nil {
+		if no := r.read(); no != nil {
 			t.Fatal(no)
 		}
 	})
@@ -243,10 +242,9 @@ func TestReadDoesNotAllocateForTheModelItReadLast(t *testing.T) {
 
 func BenchmarkRead(b *testing.B) {
 	r := request(b, "POST /v1/chat/completions\nAuthorization: Bearer x\nUser-Agent: y\nAccept: */*"+asJSON, chat(1<<10))
-	var a ask
 	b.ReportAllocs()
 	for b.Loop() {
-		if no := read(r, &a); no != nil {
+		if no := r.read(); no != nil {
 			b.Fatal(no)
 		}
 	}

@@ -1,35 +1,50 @@
 package proxy
 
 import (
-	"bufio"
 	"errors"
 	"net"
 
 	"github.com/valyala/fasthttp"
 )
 
-// inbound is what it takes to read a request. A connection has one from the first byte of a request until its handler returns.
-type inbound struct {
-	request fasthttp.Request
-	reader  *bufio.Reader
+// intake is a request as it was read, and what was understood of it. A connection has one from the first byte of a request until
+// its handler returns: a stream that has stepped aside has none.
+type intake struct {
+	request fasthttp.Request // its method, its target and its body
+	http11  bool             // its version is 1.1, not 1.0
+	head    head             // its header fields
+	ask     ask              // what it asks for
+	whole   bool             // the head is there
+	text    []byte           // of the head, which what is above borrows
+	body    []byte           // room for the body
 }
 
-// usualHead is how large a head may be to be read without a buffer of its own.
-const usualHead = 8 << 10
-
-// takeIn gives an inbound that is like new.
-func (e *Edge) takeIn() *inbound {
-	if in, ok := e.inbounds.Get().(*inbound); ok {
+// takeIn gives an intake that is like new.
+func (e *Edge) takeIn() *intake {
+	if in, ok := e.intakes.Get().(*intake); ok {
 		return in
 	}
-	return &inbound{reader: bufio.NewReaderSize(nil, usualHead)}
+	return &intake{}
 }
 
-// putBack keeps an inbound for another request.
-func (e *Edge) putBack(in *inbound) {
-	in.request.Reset()
-	in.reader.Reset(nil)
-	e.inbounds.Put(in)
+// putBack keeps an intake for another request, without what was read into it.
+func (e *Edge) putBack(in *intake) {
+	in.forgetBody()
+	if cap(in.text) > bufferSize || cap(in.ask.scratch.body) > bufferSize { // a pool is no place for what is large
+		in.text, in.ask.scratch.body = nil, nil
+	}
+	in.head, in.whole = head{}, false
+	in.ask = ask{scratch: in.ask.scratch, model: in.ask.model}
+	e.intakes.Put(in)
+}
+
+// forgetBody lets go of a body that nobody will ask for again.
+func (in *intake) forgetBody() {
+	in.request.ResetBody()
+	in.ask.came.body, in.ask.sent.body = nil, nil
+	if in.body = in.body[:0]; cap(in.body) > bufferSize {
+		in.body = nil
+	}
 }
 
 // serve answers the requests of a connection until there may be no other one, and closes it.
@@ -46,45 +61,44 @@ func (c *conn) serveOne() bool {
 	c.state(fasthttp.StateActive)
 	e := c.ln.edge
 	in := e.takeIn()
-	defer e.putBack(in)
 	switch err := c.readRequest(in); {
 	case err == nil:
-		e.handle(c, &in.request)
+		e.handle(c, in)
 		return !c.last && c.next == nil
-	case !errors.Is(err, net.ErrClosed):
-		e.misread(c, &in.request, err)
+	case errors.Is(err, net.ErrClosed):
+		e.putBack(in)
+	default:
+		e.misread(c, in, err)
 	}
 	return false
 }
 
-// readRequest has fasthttp read what the gate lets through.
-func (c *conn) readRequest(in *inbound) error {
-	h, limits := &in.request.Header, &c.ln.limits
-	h.DisableNormalizing()
+// readRequest reads what the gate lets through. A large body that need not be held stays where it is: see visit.readsOn.
+func (c *conn) readRequest(in *intake) (err error) {
 	if c.gate.no != nil {
 		return c.gate.no
 	}
-	if err := c.readHead(); err != nil {
+	if err := c.readHead(in); err != nil {
 		return err
 	}
-	r := in.reader
-	if c.gate.ahead > r.Size() { // fasthttp wants to see a head as a whole
-		r = bufio.NewReaderSize(nil, c.gate.ahead)
-	}
-	r.Reset(c)
-	if err := h.Read(r); err != nil {
-		return err
-	}
-	n, chunked := int64(h.ContentLength()), c.gate.body.kind == byChunks
-	large := n > int64(limits.BodyHeld) && n <= int64(limits.Body) || chunked && limits.BodyHeld < limits.Body
+	body, limits := &c.gate.body, &c.ln.limits
+	large := body.left > int64(limits.BodyHeld) && body.left <= int64(limits.Body) || body.kind == byChunks && limits.BodyHeld < limits.Body
 	switch {
-	case !large || !namedWithoutBody(h):
-		return in.request.ContinueReadBody(r, int(limits.Body), false)
-	case chunked:
-		body, err := c.hold(int(limits.BodyHeld))
-		in.request.SetBodyRaw(body)
+	case !large || !in.namedWithoutBody():
+		in.body, err = c.hold(in.body, int(limits.Body))
+		in.request.SetBodyRaw(in.body)
 		return err
+	case body.kind == byLength:
+		c.gate.open = true
+		return nil
 	}
-	c.gate.open = true
-	return nil
+	held, err := c.hold(nil, int(limits.BodyHeld))
+	switch {
+	case err != nil:
+	case body.done:
+		in.request.SetBodyRaw(held)
+	default:
+		c.gate.open, c.gate.held = true, held
+	}
+	return err
 }

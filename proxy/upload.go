@@ -27,12 +27,11 @@ type upload struct {
 }
 
 // namedWithoutBody says whether the model of a request can be found, and its name replaced, without a look into the body.
-func namedWithoutBody(h *fasthttp.RequestHeader) bool {
-	upstream, target := cutUpstream(originForm(h.RequestURI()))
+func (in *intake) namedWithoutBody() bool {
+	upstream, target := cutUpstream(originForm(in.request.Header.RequestURI()))
 	path, _, _ := bytes.Cut(target, []byte("?"))
-	head := readHeader(h)
-	name := first(upstream, inPath(path).name, head.model)
-	if formOf(head.contentType, []byte("{")) == opaque { // as if it began like JSON
+	name := first(upstream, inPath(path).name, in.head.model)
+	if formOf(in.head.contentType, []byte("{")) == opaque { // as if it began like JSON
 		name = first(name, inQuery(target, len(path)).name)
 		return len(name) > 0
 	}

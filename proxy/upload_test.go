@@ -353,8 +353,7 @@ func TestBodiesThatNameTheModelAreHeld(t *testing.T) {
 		"POST /upstream/m/v2/models/n/infer\nContent-Type: application/json":                      true,
 		"POST /v2/repository/index\nContent-Type: application/json":                               false,
 	} {
-		r := request(t, head, "")
-		if got := namedWithoutBody(&r.Header); got != want {
+		if got := request(t, head, "").namedWithoutBody(); got != want {
 			t.Errorf("%q: %v", head, got)
 		}
 	}

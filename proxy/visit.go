@@ -85,10 +85,9 @@ func (p phase) String() string { return [...]string{"request", "line", "first_by
 // visit is a request while it is served. It belongs to the handler's goroutine, and is used again for others.
 type visit struct {
 	record
-	edge    *Edge
-	conn    *conn
-	request *fasthttp.Request // nil: a call
-	call    *call             // of gRPC; nil: it is none
+	edge *Edge
+	conn *conn
+	call *call // of gRPC; nil: it is none
 	*intake
 	holder  *keys.Holder // nil: nobody asks who asks
 	entered bool         // holder.Leave is to be called
@@ -119,12 +118,6 @@ type visit struct {
 	attempts uint8 // how many flights it has had
 
 	leftOut uint64 // lines of requests before it that the log has not
-}
-
-// intake is what was read of a request. A stream that has stepped aside has none.
-type intake struct {
-	head head
-	ask  ask
 }
 
 // record is a Visit as it is kept in the ring: without anything that must be allocated for each request.
@@ -183,32 +176,29 @@ func (v *record) name() string { return VisitID(v.id) }
 func VisitID(number uint64) string { return strconv.FormatUint(number, 36) }
 
 // open begins the record of a request. It is broken until it is known to be otherwise.
-func (e *Edge) open(c *conn, r *fasthttp.Request) *visit {
-	h := &r.Header
+func (e *Edge) open(c *conn, in *intake) *visit {
 	at := c.came
 	if at.IsZero() {
 		at = time.Now()
 	}
-	v := e.receive(c, h.Method(), h.RequestURI(), at)
-	v.request = r
-	v.http1 = h.IsHTTP11()
+	verb, target := in.request.Header.Method(), in.request.Header.RequestURI()
+	if !in.whole {
+		verb, target = begun(c.source.bytes())
+	}
+	v := e.receive(c, in, verb, target, at)
+	v.http1 = in.http11
 	v.conn.requests++
-	v.last = h.ConnectionClose() || v.conn.requests >= e.limits.RequestsPerConnection
+	v.last = !in.http11 || in.head.close || v.conn.requests >= e.limits.RequestsPerConnection
 	return v
 }
 
-// receive is open for whoever has no fasthttp.Request. At is when the request had come.
-func (e *Edge) receive(c *conn, verb, target []byte, at time.Time) *visit {
+// receive is open for whoever has read a request in another way. At is when the request had come.
+func (e *Edge) receive(c *conn, in *intake, verb, target []byte, at time.Time) *visit {
 	v, ok := e.visits.Get().(*visit)
 	if !ok {
 		v = &visit{}
 	}
-	if v.intake == nil {
-		if v.intake, ok = e.intakes.Get().(*intake); !ok {
-			v.intake = &intake{}
-		}
-	}
-	v.edge, v.conn = e, c
+	v.edge, v.conn, v.intake = e, c, in
 	v.id, v.At = e.lastID.Add(1), at
 	v.Client, v.Method = c.client, method(verb)
 	path, _, _ := bytes.Cut(target, []byte("?"))
@@ -221,8 +211,7 @@ func (e *Edge) receive(c *conn, verb, target []byte, at time.Time) *visit {
 // the answer goes on, serve lets go of the connection.
 func (v *visit) close() {
 	if v.aside {
-		v.request = nil
-		v.edge.intakes.Put(v.intake.rest())
+		v.edge.putBack(v.intake)
 		v.intake = nil
 		return
 	}
@@ -245,20 +234,11 @@ func (v *visit) close() {
 	v.leave()
 	v.tell()
 	v.ended()
-	*v = visit{intake: v.intake.rest()}
+	if v.intake != nil {
+		e.putBack(v.intake)
+	}
+	*v = visit{}
 	e.visits.Put(v)
-}
-
-// rest is the intake without what was read into it, for another request.
-func (in *intake) rest() *intake {
-	if in == nil {
-		return nil
-	}
-	if cap(in.ask.scratch.body) > bufferSize {
-		in.ask.scratch.body = nil // a pool is no place for large bodies
-	}
-	*in = intake{ask: ask{scratch: in.ask.scratch, model: in.ask.model}}
-	return in
 }
 
 // release gives the slot back if there is one.

@@ -67,7 +67,7 @@ func (v *visit) heartbeat() time.Duration {
 	if !ok || !v.ask.stream || !v.http1 || v.upgrade != nil {
 		return 0
 	}
-	agent := v.request.Header.UserAgent()
+	agent := v.head.get("user-agent")
 	for _, part := range model.Config.NoHeartbeat {
 		if bytes.Contains(agent, []byte(part)) {
 			return 0

@@ -58,8 +58,8 @@ type shard struct {
 
 // ended is when a request ended.
 type ended struct {
-	request uint64 // 0: none
-	minute  int32
+	request uint64
+	minute  int32 // 0: none has
 }
 
 func (l *Ledger) shardOf(request uint64) *shard { return &l.shards[request%shards] }

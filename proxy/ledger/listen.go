@@ -50,7 +50,7 @@ func (l *Ledger) Settled(share *proxy.Share) {
 	sh := l.shardOf(share.ID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if at := sh.lateAt(share.ID); at.request == share.ID {
+	if at := sh.lateAt(share.ID); at.request == share.ID && at.minute > 0 {
 		k.Minute = int64(at.minute)
 	}
 	l.add(sh, k, &s)
