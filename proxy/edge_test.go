@@ -146,7 +146,7 @@ func memory(t *testing.T, backend net.Listener, options ...rigOption) *rig {
 	return r
 }
 
-// end shuts down, and outlives fasthttp's worker pool, whose cleaner sleeps for ten seconds at a time.
+// end shuts down.
 func (r *rig) end() {
 	r.stop()
 	if err := <-r.served; err != nil {
