@@ -199,7 +199,10 @@ func (v *visit) put(u *upstream) error {
 	}
 	err := v.write(u, dst)
 	v.edge.buffers.put(b)
-	if err == nil && len(body) > 0 {
+	switch {
+	case errors.Is(err, errUnasked):
+		return err
+	case err == nil && len(body) > 0:
 		err = v.write(u, body)
 	}
 	u.torn = err != nil || v.upload != nil

@@ -429,8 +429,8 @@ func cutField(b []byte) (name, value, rest []byte, err error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	colon := bytes.IndexByte(line, ':')
-	if colon < 0 || !token(line[:colon]) || !visible(line[colon+1:]) {
+	colon := tokenSize(line)
+	if colon == 0 || colon == len(line) || line[colon] != ':' || !visible(line[colon+1:]) {
 		return nil, nil, nil, errField
 	}
 	return line[:colon], trim(line[colon+1:]), rest, nil
@@ -454,14 +454,14 @@ const (
 	tokens    = letters<<('A'-64) | letters<<('a'-64) | 1<<('^'-64) | 1<<('_'-64) | 1<<('`'-64) | 1<<('|'-64) | 1<<('~'-64)
 )
 
-// token says whether b may be a field's name. A folded line begins with white space, and so is none.
-func token(b []byte) bool {
-	for _, c := range b {
+// tokenSize is how much of the beginning of b may be a field's name. A folded line begins with white space, and so with none.
+func tokenSize(b []byte) int {
+	for i, c := range b {
 		if (uint64(lowTokens)>>c|uint64(tokens)>>(c-64))&1 == 0 { // what is shifted too far is 0
-			return false
+			return i
 		}
 	}
-	return len(b) > 0
+	return len(b)
 }
 
 // visible says whether b is free of control characters, the tab excepted. It looks at eight bytes at a time: every

@@ -19,6 +19,7 @@ type sink struct {
 	rest  []byte // what try has not written yet
 	err   error  // result of try
 	set   bool   // a deadline of ours is set
+	idled bool   // nothing may have come since the peer was last spoken to
 }
 
 func newSink(c net.Conn, limit time.Duration) *sink {
@@ -51,8 +52,18 @@ func (s *sink) write(p []byte) (int, error) {
 	return n, err
 }
 
-// writeNow writes what there is room for, and says false where more must wait.
+// errUnasked says that a peer has said something, or has gone, when nothing was asked of it.
+var errUnasked = errors.New("something came that nobody asked for")
+
+// writeNow writes what there is room for, and says false where more must wait. What came unasked would be taken for the answer, so nothing
+// is written then; where there is no descriptor, nobody knows.
 func (s *sink) writeNow(fd uintptr) bool {
+	if s.idled {
+		if s.idled = false; pending(fd) {
+			s.err = errUnasked
+			return true
+		}
+	}
 	for len(s.rest) > 0 {
 		n, err := writeFD(fd, s.rest)
 		s.rest = s.rest[max(n, 0):]

@@ -36,23 +36,21 @@ var errFull = errors.New("the header of the answer is too large")
 // A source reads a connection into a buffer that it holds only while bytes are in it: where there is a descriptor, it
 // waits until something can be read and takes a buffer then. A stream that idles costs no buffer.
 type source struct {
-	conn   net.Conn
-	raw    syscall.RawConn // nil: no descriptor
-	pool   *buffers
-	most   int // how much may be unread at once, in bytes; at least bufferSize
-	buf    *[]byte
-	first  [1]byte               // see sip
-	r, w   int                   // buf[r:w] is unread
-	try    func(fd uintptr) bool // readNow; a field, so that it is allocated once
-	n      int                   // result of try
-	err    error                 // likewise
-	look   func(fd uintptr)      // peek; a field, so that it is allocated once
-	unread bool                  // result of look
+	conn  net.Conn
+	raw   syscall.RawConn // nil: no descriptor
+	pool  *buffers
+	most  int // how much may be unread at once, in bytes; at least bufferSize
+	buf   *[]byte
+	first [1]byte               // see sip
+	r, w  int                   // buf[r:w] is unread
+	try   func(fd uintptr) bool // readNow; a field, so that it is allocated once
+	n     int                   // result of try
+	err   error                 // likewise
 }
 
 func newSource(c net.Conn, pool *buffers) *source {
 	s := &source{conn: c, raw: rawConn(c), pool: pool, most: bufferSize}
-	s.try, s.look = s.readNow, s.peek
+	s.try = s.readNow
 	return s
 }
 
@@ -139,13 +137,6 @@ func (s *source) sip() error {
 	}
 	return err
 }
-
-// quiet says whether there is nothing to read, not even the end. Where there is no descriptor, nobody knows.
-func (s *source) quiet() bool {
-	return s.raw == nil || s.raw.Control(s.look) == nil && !s.unread
-}
-
-func (s *source) peek(fd uintptr) { s.unread = pending(fd) }
 
 // makeRoom moves what is unread to the front of the buffer, or into a larger one, which is not kept.
 func (s *source) makeRoom() {

@@ -15,7 +15,7 @@ import (
 
 // Bounds of connections to backends. Those that idle are kept per address.
 const (
-	idleTime  = 60 * time.Second
+	idleTime  = 60 * time.Second // and up to a sweep more
 	maxIdle   = 256
 	sweepTime = 10 * time.Second
 )
@@ -32,7 +32,7 @@ type upstream struct {
 	sent   uint64    // bytes written for requests before this one
 	size   uint64    // bytes written for this one
 	torn   bool      // a request could not be written in full
-	since  time.Time // when it began to idle
+	since  int       // it began to idle, in sweeps
 	due    time.Time // when the backend must have shown a sign of life
 	alarm  time.Time // when reading and writing fail: see visit.await
 	closed bool      // by the backend, idle or not; guarded by upstreams.mu
@@ -45,20 +45,18 @@ type upstreams struct {
 	watch   *watch
 	buffers *buffers
 
-	mu    sync.Mutex // guards what follows
-	stack map[string][]*upstream
-	shut  bool
+	mu     sync.Mutex // guards what follows
+	stack  map[string][]*upstream
+	sweeps int // so far
+	shut   bool
 }
 
 // get takes an idle connection, or opens one if there is none or fresh is asked for.
 func (p *upstreams) get(ctx context.Context, to *destination, fresh bool) (*upstream, error) {
 	addr := to.pool()
 	if !fresh {
-		for u := p.take(addr); u != nil; u = p.take(addr) {
-			if u.quiet() {
-				return u, nil
-			}
-			p.close(u) // what came unasked would be taken for the answer to the next request
+		if u := p.take(addr); u != nil {
+			return u, nil
 		}
 	}
 	c, raw, err := p.open(ctx, to.addr, to.configured(), "http/1.1")
@@ -115,13 +113,12 @@ func (p *upstreams) take(addr string) *upstream {
 	}
 	u := all[len(all)-1]
 	p.stack[addr] = all[:len(all)-1]
-	u.reused = true
+	u.reused, u.sink.idled = true, true
 	return u
 }
 
 // put keeps a connection for the next request.
 func (p *upstreams) put(u *upstream) {
-	now := time.Now()
 	u.sent, u.size = u.sent+u.size, 0
 	if _, secure := u.Conn.(*tls.Conn); secure { // more was sent than was written
 		u.sent, _ = bytesAcked(u.socket)
@@ -129,7 +126,7 @@ func (p *upstreams) put(u *upstream) {
 	p.mu.Lock()
 	keep := !u.closed && !p.shut && len(p.stack[u.addr]) < maxIdle
 	if keep {
-		u.since = now
+		u.since = p.sweeps
 		p.stack[u.addr] = append(p.stack[u.addr], u)
 	}
 	p.mu.Unlock()
@@ -183,8 +180,11 @@ func (p *upstreams) sweep(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		select {
-		case now := <-tick.C:
-			p.closeAll(func(u *upstream) bool { return now.Sub(u.since) > idleTime })
+		case <-tick.C:
+			p.mu.Lock()
+			p.sweeps++
+			p.mu.Unlock()
+			p.closeAll(func(u *upstream) bool { return p.sweeps-u.since > int(idleTime/sweepTime) })
 		case <-ctx.Done():
 			p.mu.Lock()
 			p.shut = true

@@ -171,7 +171,7 @@ type launcher struct {
 // launchers are those of the proxies that are wanted and installed.
 func (b *bench) launchers() (found []launcher) {
 	wanted := strings.Split(b.options.among, ",")
-	for _, l := range []launcher{{"pilotlight", startPilotlight}, {"nginx", startNginx}, {"haproxy", startHAProxy}, {"net/http", startReverse}} {
+	for _, l := range []launcher{{"pilotlight", startPilotlight}, {"nginx", startNginx}, {"haproxy", startHAProxy("")}, {"haproxy+log", startHAProxy(haproxyLog)}, {"net/http", startReverse}} {
 		if !slices.Contains(wanted, l.name) {
 			continue
 		}

@@ -77,6 +77,7 @@ func find(name string) (string, error) {
 	if name == "pilotlight" || name == "net/http" {
 		return "", nil
 	}
+	name, _, _ = strings.Cut(name, "+")
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
 	}
@@ -148,12 +149,13 @@ func startNginx(ctx context.Context, b *bench) (*proxy, error) {
 	})
 }
 
-// haproxyConf is HAProxy likewise. It logs nothing: it would have to send each line to a log server.
+// haproxyConf is HAProxy likewise. Its lines go out one by one, as they come. %[1]s is what it says of its log, %[2]d how many connections it may have.
 const haproxyConf = `
 global
   nbthread 1
-  maxconn %d
+  maxconn %[2]d
 defaults
+  %[1]s
   mode http
   timeout connect 5s
   timeout client 600s
@@ -163,19 +165,25 @@ defaults
   option abortonclose
   http-reuse always
 frontend clients
-  bind %s backlog 4096
+  bind %[3]s backlog 4096
   default_backend model
 backend model
   option forwardfor
   http-request set-header X-Forwarded-Proto http
-  server model %s pool-max-conn 256
+  server model %[4]s pool-max-conn 256
 `
 
-func startHAProxy(ctx context.Context, b *bench) (*proxy, error) {
-	return b.launch(ctx, "haproxy", func(addr string) ([]string, error) {
-		file := filepath.Join(b.dir, "haproxy.cfg")
-		return []string{"-db", "-f", file}, os.WriteFile(file, fmt.Appendf(nil, haproxyConf, b.idle+150, addr, b.server.addr), 0o600)
-	})
+// haproxyLog has HAProxy log each request, as the configuration of Debian's package has it.
+const haproxyLog = "log stdout format raw local0\n  option httplog"
+
+// startHAProxy starts it with what it says of its log.
+func startHAProxy(log string) func(context.Context, *bench) (*proxy, error) {
+	return func(ctx context.Context, b *bench) (*proxy, error) {
+		return b.launch(ctx, "haproxy", func(addr string) ([]string, error) {
+			file := filepath.Join(b.dir, "haproxy.cfg")
+			return []string{"-db", "-f", file}, os.WriteFile(file, fmt.Appendf(nil, haproxyConf, log, b.idle+150, addr, b.server.addr), 0o600)
+		})
+	}
 }
 
 // startReverse starts this program as a proxy.
@@ -219,7 +227,12 @@ func (b *bench) launch(ctx context.Context, name string, args func(addr string) 
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, path, words...)
-	cmd.Stderr = os.Stderr
+	log, err := os.Create(filepath.Join(b.dir, filepath.Base(path)+".out"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us to pass on
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	if err := b.onTheirs(cmd.Start); err != nil {
