@@ -202,15 +202,16 @@ func (h *head) hop(value []byte) error {
 
 // appendFields appends the fields that go further than this hop, except those that drop names.
 func (h *head) appendFields(dst []byte, drop func(name []byte) bool) []byte {
-	for rest := h.fields; len(rest) > 0; { // they were checked
-		field := rest[:bytes.IndexByte(rest, '\n')+1]
-		name := field[:bytes.IndexByte(field, ':')]
-		if !ofThisHop(name) && !h.isNamed(name) && !drop(name) {
-			dst = append(dst, field...)
+	kept := 0 // what stands before it has been appended, or is dropped
+	for at := 0; at < len(h.fields); {
+		field := h.fields[at : at+bytes.IndexByte(h.fields[at:], '\n')+1] // it was checked
+		if name := field[:tokenSize(field)]; ofThisHop(name) || h.isNamed(name) || drop(name) {
+			dst = append(dst, h.fields[kept:at]...)
+			kept = at + len(field)
 		}
-		rest = rest[len(field):]
+		at += len(field)
 	}
-	return dst
+	return append(dst, h.fields[kept:]...)
 }
 
 func (h *head) isNamed(name []byte) bool {
