@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,23 +31,23 @@ type conn struct {
 	source   *source
 	sink     *sink
 	gate     gate
-	fresh    bool      // nothing has been read
 	due      time.Time // when the client must have sent what is waited for; zero: whenever
 	alarm    time.Time // when reading fails: see patiently
 	headBy   time.Time // when a head must have come of which greet has read the beginning; zero: it has not
 	came     time.Time // when all came that has been read of the present request; zero: over some time
 	ended    time.Time // when the last request did; zero: there was none
 	requests int       // so far
-	last     bool      // there will be no other one
+	fresh    bool      // nothing has been read
+	last     bool      // there will be no other request
+	trusted  bool      // it is a proxy whose word on who forwarded a request is believed
+	linger   bool      // the client may still be sending when we close
 	next     func()    // what becomes of the connection once serve lets go of it; nil: it is closed
 	parent   *conn     // of an HTTP/2 stream: the connection it is one of
 	ln       *listener
 	key      uint64 // of the watch
 	client   string // address, without port
 	shown    shownCertificate
-	trusted  bool   // it is a proxy whose word on who forwarded a request is believed
 	from     string // what the listener counts it under; empty: it does not
-	linger   bool   // the client may still be sending when we close
 	reader   sync.WaitGroup
 
 	gone   chan struct{}
@@ -58,8 +56,8 @@ type conn struct {
 	mu       sync.Mutex // guards what follows
 	why      error      // that gone is closed for
 	upstream net.Conn   // in use for this client
+	idle     time.Time  // since when it is not busy, if that came to be during a shutdown
 	busy     bool       // from the first byte of a request until its answer is complete
-	idle     time.Time  // since when it is not, if that came to be during a shutdown
 	tunnel   bool       // a client that closes its sending half has not gone
 }
 
@@ -124,16 +122,22 @@ func (c *conn) greet() bool {
 		switch {
 		case len(b) == 0:
 			return false
-		case bytes.HasPrefix(b, []byte(http2Preface)):
+		case len(b) >= len(http2Preface) && agree(b, http2Preface):
 			c.ln.http2.serve(c)
 			return false
-		case err != nil, !strings.HasPrefix(http2Preface, string(b)):
+		case err != nil, !agree(b, http2Preface):
 			return true
 		case c.headBy.IsZero():
 			c.headBy = time.Now().Add(c.ln.limits.HeaderTime.Std())
 			c.Conn.SetReadDeadline(c.headBy)
 		}
 	}
+}
+
+// agree says whether two texts are the same as far as both go.
+func agree(b []byte, s string) bool {
+	n := min(len(b), len(s))
+	return string(b[:n]) == s[:n]
 }
 
 // awaitRequest gives a client its time until a request begins.

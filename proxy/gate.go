@@ -72,7 +72,9 @@ func (g *gate) refuse(status int, err error) error {
 func (c *conn) awaitFirst() error {
 	g := &c.gate
 	g.ended, g.known, g.timed, g.open, g.held = false, 0, false, false, nil
-	runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
+	if len(c.source.bytes()) == 0 {
+		runtime.Gosched() // a request that comes soon after an answer is then read at the first try, as in visit.put
+	}
 	for empty := 0; ; {
 		b := c.source.bytes()
 		switch {
