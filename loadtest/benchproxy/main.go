@@ -6,7 +6,7 @@
 //
 // Each proxy runs on one core, clients and model server on another; they take turns, and what counts is the processor time of
 // the proxy's own processes. The edge is `pilotlight serve` with a file for its log, nginx writes the same things to a file of
-// its own, the two others log nothing. What is not installed is left out.
+// its own, HAProxy logs nothing, or each request where it is haproxy+log, net/http nothing. What is not installed is left out.
 package main
 
 import (
@@ -36,7 +36,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.only, "only", "requests,streams,memory", "`parts` to measure, with commas between them")
-	flag.StringVar(&o.among, "among", "pilotlight,nginx,haproxy,net/http", "`proxies` to measure")
+	flag.StringVar(&o.among, "among", "pilotlight,nginx,haproxy,haproxy+log,net/http", "`proxies` to measure")
 	flag.IntVar(&o.rounds, "rounds", 5, "how many times each proxy has its turn")
 	flag.DurationVar(&o.turn, "for", 2*time.Second, "how long each measurement of a turn takes")
 	flag.IntVar(&o.connections, "connections", 64, "clients that send requests; each keeps its connection")
