@@ -2,7 +2,7 @@ package proxy
 
 import "github.com/valyala/fasthttp"
 
-// A stream goes on for minutes and is silent most of the time. What it took to read the request, an inbound and the stack of
+// A stream goes on for minutes and is silent most of the time. What it took to read the request, an intake and the stack of
 // the goroutine, would be more than all the rest of the stream. So a stream steps aside: the handler returns, serve lets go of
 // the connection, and the rest of the answer passes on a goroutine that has next to no stack. That serves the next request then.
 

@@ -30,10 +30,13 @@ func (e *Edge) takeIn() *intake {
 // putBack keeps an intake for another request, without what was read into it.
 func (e *Edge) putBack(in *intake) {
 	in.forgetBody()
-	if cap(in.text) > bufferSize || cap(in.ask.scratch.body) > bufferSize { // a pool is no place for what is large
-		in.text, in.ask.scratch.body = nil, nil
+	if cap(in.text) > bufferSize { // a pool is no place for what is large
+		in.text = nil
 	}
-	in.head, in.whole = head{}, false
+	if cap(in.ask.scratch.body) > bufferSize {
+		in.ask.scratch.body = nil
+	}
+	in.head, in.http11, in.whole = head{}, false, false
 	in.ask = ask{scratch: in.ask.scratch, model: in.ask.model}
 	e.intakes.Put(in)
 }
